@@ -6,6 +6,7 @@ A method is a class with this protocol in one assembly file; `METHODS` in `gpava
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from jaxtyping import Float
@@ -14,7 +15,24 @@ from torch import Tensor
 from gpavatar.camera import Camera
 from gpavatar.types import HeadParams, RenderOutput, SourceFrame
 
-State = TypeVar("State")
+
+@dataclass(frozen=True)
+class Reference:
+    """The view of the first source frame: where relative motion starts, and what a comparison shows as the source."""
+
+    params: HeadParams
+    camera: Camera
+    image: Float[Tensor, "3 height width"]  # [0, 1]
+
+
+class AvatarState(Protocol):
+    """What every method's state has; it is saved and loaded with the rest."""
+
+    @property
+    def reference(self) -> Reference: ...
+
+
+State = TypeVar("State", bound=AvatarState)
 
 
 class Avatar(Protocol[State]):

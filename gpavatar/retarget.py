@@ -1,0 +1,140 @@
+"""The driver's motion on the source person: pure functions from tracked frames to what the avatar draws.
+
+The shape is always the source's and the output always has the source crop's intrinsics. Motion is measured against
+the driver's reference, its first tracked frame. What is carried over does not depend on the focal length that the
+driver's tracker assumed: sideways in head units, in depth as a ratio, and the head's rotation as it is seen along the
+line of sight (a head at the edge of a wide picture that faces the camera still faces it in the middle of the output).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gpavatar.camera import Camera, axis_angle_to_matrix
+from gpavatar.types import FaceStatus, HeadParams, TrackedFrame
+
+PoseMode = Literal["driving", "relative", "fixed", "orbit"]
+ExpressionMode = Literal["absolute", "relative"]
+
+ORBIT_DEG = 30.0
+ORBIT_PERIOD_S = 4.0
+
+
+@dataclass(frozen=True)
+class Pose:
+    """What an avatar is drawn from: an expression, and the camera that it is seen by."""
+
+    params: HeadParams
+    camera: Camera
+
+
+def line_of_sight(position: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
+    """The smallest rotation that takes the optical axis +z to the direction of `position` (camera coordinates, z > 0).
+
+    R = I + [v]× + [v]×² / (1 + c), v = z × d, c = z · d, with d the unit vector towards `position`.
+    """
+    x, y, z = (position / position.norm()).unbind()
+    shrink = 1 / (1 + z)
+    rows = [1 - x * x * shrink, -x * y * shrink, x, -x * y * shrink, 1 - y * y * shrink, y, -x, -y, z]
+    return torch.stack(rows).reshape(3, 3)
+
+
+def seen_rotation(camera: Camera) -> Float[Tensor, "3 3"]:
+    """The head's rotation as it appears along the line of sight: S(t)ᵀ R for the head -> camera transform [R t]."""
+    w2c = camera.w2c
+    return line_of_sight(w2c[:3, 3]).T @ w2c[:3, :3]
+
+
+def orbit(source: Camera, time_s: float) -> Camera:
+    """The source camera swung about the head's vertical axis, yaw = 30° sin(2π time / 4 s)."""
+    yaw = math.radians(ORBIT_DEG) * math.sin(2 * math.pi * time_s / ORBIT_PERIOD_S)
+    turn = torch.eye(4)
+    turn[:3, :3] = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0]))
+    return replace(source, c2w=turn @ source.c2w)
+
+
+def retarget_camera(source: Camera, driving: Camera, reference: Camera, mode: PoseMode) -> Camera:
+    """The output camera, with the source's intrinsics.
+
+    With t the head's place in the camera and A the rotation as seen (`seen_rotation`), o output, s source, d driving
+    and r the driver's reference frame, "driving" and "relative" both put the head at
+
+        t_o = (t_s + t_d − t_r)_xy, z_s · z_d / z_r
+
+    and turn it by A_o = A_d ("driving") or A_o = A_s A_rᵀ A_d ("relative": the change in the head's own axes, so that
+    a nod stays a nod whatever way the two people face). "fixed" is the source camera, where `orbit` starts too.
+    """
+    if mode in ("fixed", "orbit"):
+        return source
+    t_source, t_driving, t_reference = (camera.w2c[:3, 3] for camera in (source, driving, reference))
+    position = t_source + t_driving - t_reference
+    position[2] = t_source[2] * t_driving[2] / t_reference[2]
+    rotation = seen_rotation(driving)
+    if mode == "relative":
+        rotation = seen_rotation(source) @ seen_rotation(reference).T @ rotation
+    w2c = torch.eye(4)
+    w2c[:3, :3] = line_of_sight(position) @ rotation
+    w2c[:3, 3] = position
+    return Camera.from_w2c(w2c, source.intrinsics)
+
+
+def retarget_params(
+    source: HeadParams,
+    driving: HeadParams,
+    reference: HeadParams,
+    expression: ExpressionMode,
+    pose: PoseMode,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> HeadParams:
+    """The source's shape with the driver's expression, jaw and eyes; the neck follows the pose mode.
+
+    "absolute" takes the driver's values; "relative" the source's plus the driver's change since its reference, the
+    expression clamped to `limits` (ARKit weights; a head with unbounded coefficients passes infinities).
+    """
+
+    def moved(name: str) -> Tensor:
+        return getattr(source, name) + getattr(driving, name) - getattr(reference, name)
+
+    necks = {"driving": driving.neck_pose, "relative": moved("neck_pose")}
+    neck_pose = necks.get(pose, source.neck_pose)
+    if expression == "absolute":
+        return replace(driving, shape=source.shape, neck_pose=neck_pose)
+    weights = moved("expression").clamp(*limits)
+    return HeadParams(source.shape, weights, moved("jaw_pose"), neck_pose, moved("eye_pose"))
+
+
+class Retargeter:
+    """Turns a stream of tracked frames into poses: remembers the driver's reference, and holds its last face.
+
+    A frame without a face (MISSING) repeats the last one that had one; before the first, the source as it is. A pose
+    that is merely held is the very same object, so that a caller can tell that there is nothing new to draw.
+    """
+
+    def __init__(self, source: Pose, pose: PoseMode, expression: ExpressionMode) -> None:
+        self._source, self._pose_mode, self._expression_mode = source, pose, expression
+        self._reference: TrackedFrame | None = None
+        self._start_s: float | None = None
+        self._last = source
+
+    def __call__(self, frame: TrackedFrame) -> Pose:
+        """The pose for the next frame of the driver."""
+        self._start_s = frame.time_s if self._start_s is None else self._start_s
+        source, params, camera = self._source, self._last.params, self._last.camera
+        seen = frame.status != FaceStatus.MISSING
+        if seen:
+            self._reference = self._reference or frame
+            modes = (self._expression_mode, self._pose_mode)
+            params = retarget_params(source.params, frame.params, self._reference.params, *modes)
+        if self._pose_mode == "orbit":
+            camera = orbit(source.camera, frame.time_s - self._start_s)
+        elif seen and self._reference is not None:
+            camera = retarget_camera(source.camera, frame.camera, self._reference.camera, self._pose_mode)
+        if seen or self._pose_mode == "orbit":
+            self._last = Pose(params, camera)
+        return self._last
