@@ -1,0 +1,117 @@
+"""The z-buffer of `raster.py` on the CPU, compiled by numba. Imported by `raster.py` only, when it is asked for.
+
+Each thread owns a band of rows and goes through all triangles, so that the result does not depend on the number of
+threads. Plain threads around kernels without the GIL, not numba's own: those end the process when two threads of the
+program enter them at once, or after a fork.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+MAX_THREADS = 8
+
+
+def rasterize(
+    verts: Float[Tensor, "*batch vert 3"], faces: Int[Tensor, "face 3"], height_px: int, width_px: int, near: float
+) -> tuple[
+    Int[Tensor, "*batch height width"], Float[Tensor, "*batch height width 3"], Float[Tensor, "*batch height width"]
+]:
+    """Face ids, perspective-correct barycentrics and depth; see `raster.rasterize`."""
+    batch = verts.shape[:-2]
+    face_ids = torch.full((*batch, height_px, width_px), -1, dtype=torch.long)
+    bary, depth = torch.zeros(*batch, height_px, width_px, 3), torch.zeros(*batch, height_px, width_px)
+    triangles = faces.long().contiguous().numpy()
+    frames = verts.reshape(-1, *verts.shape[-2:]).contiguous().numpy()
+    outputs = (value.reshape(len(frames), *value.shape[len(batch) :]).numpy() for value in (face_ids, bary, depth))
+    for frame in zip(frames, *outputs, strict=True):
+        in_bands(height_px, lambda first, end, frame=frame: _band(frame[0], triangles, near, first, end, *frame[1:]))
+    return face_ids, bary, depth
+
+
+def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
+    """Call `kernel(first, end)` on bands of rows that together cover [0, rows), on all cores."""
+    bands = max(1, min(len(os.sched_getaffinity(0)), MAX_THREADS, rows // 16))
+    limits = [rows * band // bands for band in range(bands + 1)]
+    waiting = [_pool(os.getpid()).submit(kernel, a, b) for a, b in zip(limits[1:], limits[2:], strict=False)]
+    kernel(limits[0], limits[1])
+    for future in waiting:
+        future.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(_process_id: int) -> ThreadPoolExecutor:
+    """One pool a process: threads do not survive a fork."""
+    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="raster")
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _edge(ax, ay, bx, by, positive_area):
+    """Start, direction, sign and closedness of an edge, always walked from its upper (then left) end."""
+    swap = ay > by or (ay == by and ax > bx)
+    ux, uy, lx, ly = (bx, by, ax, ay) if swap else (ax, ay, bx, by)
+    positive = swap != positive_area
+    dy = ly - uy
+    closed = positive if dy == 0.0 else not positive
+    return ux, uy, lx - ux, dy, 1.0 if positive else -1.0, closed
+
+
+@numba.njit(cache=True, nogil=True)
+def _band(verts, faces, near, first_row, end_row, face_ids, bary, depth):
+    width = face_ids.shape[1]
+    nearest = np.zeros((end_row - first_row, width))  # 1 / z
+    for face in range(faces.shape[0]):
+        a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+        y_a, y_b, y_c = np.float64(verts[a, 1]), np.float64(verts[b, 1]), np.float64(verts[c, 1])
+        y_min, y_max = min(y_a, y_b, y_c), max(y_a, y_b, y_c)
+        if not (y_max >= first_row + 0.5 and y_min <= end_row - 0.5):
+            continue
+        x_a, x_b, x_c = np.float64(verts[a, 0]), np.float64(verts[b, 0]), np.float64(verts[c, 0])
+        x_min, x_max = min(x_a, x_b, x_c), max(x_a, x_b, x_c)
+        z_a, z_b, z_c = np.float64(verts[a, 2]), np.float64(verts[b, 2]), np.float64(verts[c, 2])
+        if not (z_a > near and z_b > near and z_c > near and x_max >= 0.5 and x_min <= width - 0.5):
+            continue
+        area = (x_b - x_a) * (y_c - y_a) - (x_c - x_a) * (y_b - y_a)
+        if not (abs(area) > 0.0 and math.isfinite(area) and math.isfinite(z_a + z_b + z_c)):
+            continue
+        x0, x1 = int(math.ceil(max(x_min - 0.5, 0.0))), int(math.floor(min(x_max - 0.5, width - 1.0)))
+        y0 = int(math.ceil(max(y_min - 0.5, np.float64(first_row))))
+        y1 = int(math.floor(min(y_max - 0.5, end_row - 1.0)))
+        if x0 > x1 or y0 > y1:
+            continue
+        positive = area > 0.0
+        ux0, uy0, dx0, dy0, s0, closed0 = _edge(x_b, y_b, x_c, y_c, positive)
+        ux1, uy1, dx1, dy1, s1, closed1 = _edge(x_c, y_c, x_a, y_a, positive)
+        ux2, uy2, dx2, dy2, s2, closed2 = _edge(x_a, y_a, x_b, y_b, positive)
+        size = abs(area)
+        w0, w1, w2 = 1.0 / (z_a * size), 1.0 / (z_b * size), 1.0 / (z_c * size)
+        for y in range(y0, y1 + 1):
+            py = y + 0.5
+            row0, row1, row2 = dx0 * (py - uy0), dx1 * (py - uy1), dx2 * (py - uy2)
+            for x in range(x0, x1 + 1):
+                px = x + 0.5
+                e0 = s0 * (row0 - dy0 * (px - ux0))
+                e1 = s1 * (row1 - dy1 * (px - ux1))
+                e2 = s2 * (row2 - dy2 * (px - ux2))
+                if e0 < 0.0 or e1 < 0.0 or e2 < 0.0:
+                    continue
+                if (e0 == 0.0 and not closed0) or (e1 == 0.0 and not closed1) or (e2 == 0.0 and not closed2):
+                    continue
+                inverse = e0 * w0 + e1 * w1 + e2 * w2
+                if inverse > nearest[y - first_row, x]:
+                    nearest[y - first_row, x] = inverse
+                    face_ids[y, x] = face
+                    bary[y, x, 0] = e0 * w0 / inverse
+                    bary[y, x, 1] = e1 * w1 / inverse
+                    bary[y, x, 2] = e2 * w2 / inverse
+                    depth[y, x] = 1.0 / inverse
