@@ -1,9 +1,10 @@
 """The driver's motion on the source person: pure functions from tracked frames to what the avatar draws.
 
 The shape is always the source's and the output always has the source crop's intrinsics. Motion is measured against
-the driver's reference, its first tracked frame. What is carried over does not depend on the focal length that the
-driver's tracker assumed: sideways in head units, in depth as a ratio, and the head's rotation as it is seen along the
-line of sight (a head at the edge of a wide picture that faces the camera still faces it in the middle of the output).
+the driver's reference, its first tracked frame, and at the neck joint, about which heads turn: a head that only turns
+moves no shoulders. What is carried over does not depend on the focal length that the driver's tracker assumed:
+sideways in head units, in depth as a ratio, and the head's rotation as it is seen along the line of sight (a head at
+the edge of a wide picture that faces the camera still faces it in the middle of the output).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gpavatar.types import FaceStatus, HeadParams, TrackedFrame
 PoseMode = Literal["driving", "relative", "fixed", "orbit"]
 ExpressionMode = Literal["absolute", "relative"]
 
+NECK_JOINT = (0.0, -0.75, -0.25)  # head space: 15 cm below and 5 cm behind the head's origin
 ORBIT_DEG = 30.0
 ORBIT_PERIOD_S = 4.0
 
@@ -45,42 +47,48 @@ def line_of_sight(position: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
     return torch.stack(rows).reshape(3, 3)
 
 
+def neck_in_view(camera: Camera) -> Float[Tensor, " 3"]:
+    """Where the neck joint stands in camera coordinates, p = R n + t."""
+    return camera.to_view(torch.tensor([NECK_JOINT]))[0]
+
+
 def seen_rotation(camera: Camera) -> Float[Tensor, "3 3"]:
-    """The head's rotation as it appears along the line of sight: S(t)ᵀ R for the head -> camera transform [R t]."""
-    w2c = camera.w2c
-    return line_of_sight(w2c[:3, 3]).T @ w2c[:3, :3]
+    """The head's rotation as it appears along the line of sight, A = S(p)ᵀ R, with S = `line_of_sight`."""
+    return line_of_sight(neck_in_view(camera)).T @ camera.w2c[:3, :3]
 
 
 def orbit(source: Camera, time_s: float) -> Camera:
-    """The source camera swung about the head's vertical axis, yaw = 30° sin(2π time / 4 s)."""
+    """The source camera swung about the vertical axis through the neck joint, yaw = 30° sin(2π time / 4 s)."""
     yaw = math.radians(ORBIT_DEG) * math.sin(2 * math.pi * time_s / ORBIT_PERIOD_S)
-    turn = torch.eye(4)
+    turn, neck = torch.eye(4), torch.tensor(NECK_JOINT)
     turn[:3, :3] = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0]))
+    turn[:3, 3] = neck - turn[:3, :3] @ neck
     return replace(source, c2w=turn @ source.c2w)
 
 
 def retarget_camera(source: Camera, driving: Camera, reference: Camera, mode: PoseMode) -> Camera:
     """The output camera, with the source's intrinsics.
 
-    With t the head's place in the camera and A the rotation as seen (`seen_rotation`), o output, s source, d driving
-    and r the driver's reference frame, "driving" and "relative" both put the head at
+    With p the neck joint in the camera (`neck_in_view`) and A the rotation as seen (`seen_rotation`), o output,
+    s source, d driving and r the driver's reference frame, "driving" and "relative" both put the neck at
 
-        t_o = (t_s + t_d − t_r)_xy, z_s · z_d / z_r
+        p_o = (p_s + p_d − p_r)_xy, z_s · z_d / z_r
 
-    and turn it by A_o = A_d ("driving") or A_o = A_s A_rᵀ A_d ("relative": the change in the head's own axes, so that
-    a nod stays a nod whatever way the two people face). "fixed" is the source camera, where `orbit` starts too.
+    and turn the head about it by A_o = A_d ("driving") or A_o = A_s A_rᵀ A_d ("relative": the change in the head's own
+    axes, so that a nod stays a nod whatever way the two people face). "fixed" is the source camera, where `orbit`
+    starts too.
     """
     if mode in ("fixed", "orbit"):
         return source
-    t_source, t_driving, t_reference = (camera.w2c[:3, 3] for camera in (source, driving, reference))
-    position = t_source + t_driving - t_reference
-    position[2] = t_source[2] * t_driving[2] / t_reference[2]
+    p_source, p_driving, p_reference = (neck_in_view(camera) for camera in (source, driving, reference))
+    position = p_source + p_driving - p_reference
+    position[2] = p_source[2] * p_driving[2] / p_reference[2]
     rotation = seen_rotation(driving)
     if mode == "relative":
         rotation = seen_rotation(source) @ seen_rotation(reference).T @ rotation
     w2c = torch.eye(4)
     w2c[:3, :3] = line_of_sight(position) @ rotation
-    w2c[:3, 3] = position
+    w2c[:3, 3] = position - w2c[:3, :3] @ torch.tensor(NECK_JOINT)
     return Camera.from_w2c(w2c, source.intrinsics)
 
 
