@@ -1,0 +1,58 @@
+"""What every reader and writer shares: checks of what the user gave, and files that appear only when whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpavatar.types import InputError
+
+
+def check_file(path: Path) -> None:
+    """InputError unless `path` is a file with something in it."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory, a file is needed")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; copy or download it again")
+
+
+def check_range(path: Path, start_s: float | None, end_s: float | None) -> None:
+    """InputError unless 0 <= start < end."""
+    if (start_s or 0.0) < 0 or (end_s is not None and end_s <= (start_s or 0.0)):
+        raise InputError(f"{path}: start {start_s} s and end {end_s} s enclose nothing; 0 <= start < end is needed")
+
+
+def fit_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int]:
+    """(width, height) scaled down, never up, so that no side is longer than `max_side_px`."""
+    scale = min(1.0, max_side_px / max(width, height)) if max_side_px else 1.0
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name in the same directory, renamed to `path` when the block ends well, removed when it does not.
+
+    InputError (one line) where the place cannot be written or the disk is full.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path`, with the same suffix, that no other process uses."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """The one line for a file that could not be written."""
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place or free some space")

@@ -1,0 +1,274 @@
+"""Reading video: any file that FFmpeg reads -> 8-bit RGB frames with their true time stamps, one at a time.
+
+Rotation, mirroring and pixel shape of the file are applied, so that what comes out looks as a player would show it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+from gpavatar.media.files import check_file, check_range, fit_size
+from gpavatar.types import InputError
+
+MAX_PIXELS = 8192 * 8192  # 8K and a margin; a header that claims more is damaged or hostile
+HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+COLORSPACE_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file holds. Sizes are those of the frames as they come out: upright, square pixels, scaled if asked."""
+
+    path: Path
+    width_px: int
+    height_px: int
+    fps: float  # average over the file
+    duration_s: float  # of the part that is read
+    num_frames_estimate: int  # of the part that is read; exact for files that state it, else duration × fps
+    has_audio: bool
+    rotation_deg: int  # clockwise rotation that was applied: 0, 90, 180 or 270
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame of a video, a directory or a single image."""
+
+    index: int  # from 0, counting what is read
+    time_s: float  # on the clock of the file, 0 = where a player starts; a start offset does not shift it
+    image_u8: UInt8[np.ndarray, "height width 3"]  # RGB, contiguous
+
+
+class FrameReader(Protocol):
+    """Anything that gives frames in order: `VideoReader`, `StillReader`, `AnimationReader`, `DirectoryReader`."""
+
+    info: VideoInfo
+    broken_at_s: float | None  # set by an iteration that ended before the file said it would
+
+    def __iter__(self) -> Iterator[VideoFrame]: ...
+
+
+def open_video(
+    path: str | Path, *, max_side_px: int | None = None, start_s: float | None = None, end_s: float | None = None
+) -> VideoReader:
+    """Open a video file for reading; InputError (one line) for a file without a readable frame.
+
+    Frames with start_s <= time < end_s are read, to the frame. With `max_side_px` a larger frame is scaled down while
+    it is converted, so that 4K costs little memory and time.
+    """
+    return VideoReader(Path(path), max_side_px, start_s, end_s)
+
+
+class VideoReader:
+    """The frames of a video file. Each iteration reads the file anew; memory does not grow with its length."""
+
+    def __init__(self, path: Path, max_side_px: int | None, start_s: float | None, end_s: float | None):
+        check_file(path)
+        check_range(path, start_s, end_s)
+        self.path = path
+        self.start_s = start_s
+        self.end_s = end_s
+        self.broken_at_s: float | None = None
+        with _open_container(path) as container:
+            stream = _video_stream(container, path)
+            first = _first_frame(container, stream, path)
+            self._origin = _clock_origin(container)
+            self._fps = float(stream.average_rate or stream.guessed_rate or 25)
+            self._file_end_s = _declared_end(container, stream, self._origin)
+            self._turn = Turn.of_frame(first)
+            self._size = _display_size(first, stream, max_side_px)
+            self._deinterlace = first.interlaced_frame
+            has_audio = bool(container.streams.audio)
+            num_frames = stream.frames
+        if start_s is not None and self._file_end_s is not None and start_s >= self._file_end_s:
+            raise InputError(f"{path}: start {start_s:g} s lies past its end at {self._file_end_s:g} s; choose less")
+        duration = max(0.0, min(end_s or math.inf, self._file_end_s or 0.0) - (start_s or 0.0))
+        whole = start_s is None and end_s is None
+        count = num_frames if whole and num_frames else max(1, round(duration * self._fps))
+        width, height = self._size[::-1] if self._turn.transpose else self._size
+        self.info = VideoInfo(path, width, height, self._fps, duration, count, has_audio, self._turn.clockwise_deg)
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        self.broken_at_s = None
+        index, last_s, time_s = 0, -math.inf, 0.0
+        reformatter = VideoReformatter()
+        with _open_container(self.path) as container:
+            stream = _video_stream(container, self.path)
+            stream.thread_type = "AUTO"
+            if self.start_s:
+                offset = (Fraction(self.start_s) + self._origin) / stream.time_base
+                container.seek(math.floor(offset), stream=stream)
+            for frame in _deinterlaced(_decode(container, stream), stream, self._deinterlace):
+                if frame.pts is None:
+                    time_s = last_s + 1 / self._fps if index else 0.0
+                else:
+                    time_s = float(frame.pts * frame.time_base - self._origin)
+                # a time stamp that stands still or runs back would stop every writer: half a frame is the least step
+                time_s = max(time_s, last_s + 0.5 / self._fps)
+                if self.end_s is not None and time_s >= self.end_s - 1e-6:
+                    return
+                last_s = time_s
+                if self.start_s is not None and time_s < self.start_s - 1e-6:
+                    continue
+                yield VideoFrame(index, time_s, self._turn.apply(_to_rgb(frame, self._size, reformatter)))
+                index += 1
+        shown_to_s = last_s + 1 / self._fps
+        expected_s = min(self.end_s or math.inf, self._file_end_s or 0.0)
+        if shown_to_s < expected_s - max(0.25, 2.5 / self._fps):
+            self.broken_at_s = max(shown_to_s, 0.0)
+            warnings.warn(
+                f"{self.path}: breaks off at {self.broken_at_s:.2f} s of {expected_s:.2f} s; read up to there",
+                stacklevel=2,
+            )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a stored picture is turned for showing: first transpose, then the flips."""
+
+    transpose: bool
+    flip_x: bool
+    flip_y: bool
+    clockwise_deg: int
+
+    @staticmethod
+    def of_frame(frame: av.VideoFrame) -> Turn:
+        """From the display matrix, x' = a x + c y, y' = b x + d y (ISO 14496-12 section 8.3.2), to quarter turns."""
+        data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+        if data is None:
+            return Turn(False, False, False, 0)
+        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float)
+        angle = round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
+        transpose = abs(b) + abs(c) > abs(a) + abs(d)
+        return Turn(True, c < 0, b < 0, angle) if transpose else Turn(False, a < 0, d < 0, angle)
+
+    def apply(self, image_u8: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+        """The picture as it is shown, contiguous."""
+        if self.transpose:
+            image_u8 = image_u8.swapaxes(0, 1)
+        step_x, step_y = (-1 if self.flip_x else 1), (-1 if self.flip_y else 1)
+        return np.ascontiguousarray(image_u8[::step_y, ::step_x])
+
+
+def _open_container(path: Path) -> av.container.InputContainer:
+    try:
+        return av.open(str(path), metadata_errors="replace")
+    except PermissionError as error:
+        raise InputError(f"{path}: not allowed to read it; change its permissions") from error
+    except av.error.FFmpegError as error:
+        with path.open("rb") as file:
+            is_mp4 = file.read(12)[4:8] == b"ftyp"
+        if is_mp4:
+            message = "cut off before its index (the moov box) or damaged; copy or download it again"
+        else:
+            message = "not a video or image that can be read; give an mp4, mov, webm, png or jpg"
+        raise InputError(f"{path}: {message}") from error
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
+    """The first stream of moving pictures (a cover picture in a music file is none)."""
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        kind = "only sound" if container.streams.audio else "no pictures"
+        raise InputError(f"{path}: holds {kind}; give a file with a video in it")
+    context = streams[0].codec_context
+    if context is None:
+        raise InputError(f"{path}: its video codec is unknown; convert it to H.264 (mp4)")
+    if context.width * context.height > MAX_PIXELS:
+        size = f"{context.width}x{context.height}"
+        raise InputError(f"{path}: frames of {size} px are beyond 8192x8192; scale it down first")
+    return streams[0]
+
+
+def _first_frame(container: av.container.InputContainer, stream, path: Path) -> av.VideoFrame:
+    for frame in _decode(container, stream):
+        return frame
+    raise InputError(f"{path}: not one frame of it can be decoded; export or download it again")
+
+
+def _decode(container: av.container.InputContainer, stream) -> Iterator[av.VideoFrame]:
+    """All frames that can be decoded; a damaged packet loses its frame, not the rest of the file."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (av.error.InvalidDataError, av.error.OSError):
+            return
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue
+
+
+def _deinterlaced(frames: Iterator[av.VideoFrame], stream, interlaced: bool) -> Iterator[av.VideoFrame]:
+    """The frames with their two half pictures merged (bwdif), one frame out per frame in; untouched if progressive."""
+    if not interlaced:
+        yield from frames
+        return
+    graph = av.filter.Graph()
+    source = graph.add_buffer(template=stream)
+    merge, sink = graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+    source.link_to(merge)
+    merge.link_to(sink)
+    graph.configure()
+    for frame in frames:
+        graph.push(frame)
+        yield from _pull(graph)
+    graph.push(None)
+    yield from _pull(graph)
+
+
+def _pull(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            yield graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+
+
+def _clock_origin(container: av.container.InputContainer) -> Fraction:
+    """The earliest time stamp of sound and pictures, in seconds: what a player calls 0."""
+    streams = (*container.streams.video, *container.streams.audio)
+    starts = [stream.start_time * stream.time_base for stream in streams if stream.start_time is not None]
+    return min(starts, default=Fraction(0))
+
+
+def _declared_end(container, stream, origin: Fraction) -> float | None:
+    """Where the file says that its pictures end, seconds on the clock of the file; None where it says nothing."""
+    if stream.duration is not None:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base - origin)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _display_size(frame: av.VideoFrame, stream, max_side_px: int | None) -> tuple[int, int]:
+    """(width, height) with square pixels, before the turn, scaled to `max_side_px`."""
+    shape = stream.sample_aspect_ratio or Fraction(1)
+    return fit_size(max(1, round(frame.width * shape)), frame.height, max_side_px)
+
+
+def _to_rgb(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
+    """8-bit RGB in BT.709; HDR curves are brought to the SDR range."""
+    width, height = size
+    options = {}
+    if frame.colorspace == COLORSPACE_UNSPECIFIED:
+        # what players assume: HD material is BT.709, smaller is BT.601
+        options["src_colorspace"] = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    if frame.color_trc in HDR_CURVES:
+        options |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
+    smaller = width * height < frame.width * frame.height
+    options["interpolation"] = Interpolation.AREA if smaller else Interpolation.BICUBIC
+    return reformatter.reformat(frame, width, height, "rgb24", **options).to_ndarray()
