@@ -49,6 +49,7 @@ class HeadTopology:
     regions: dict[str, Bool[Tensor, " vert"]]
 
 
+@runtime_checkable
 class ExpressedHead(Protocol):
     """A person's head with an expression, not yet posed."""
 
@@ -60,6 +61,7 @@ class ExpressedHead(Protocol):
     ) -> Float[Tensor, "*batch vert 3"]: ...
 
 
+@runtime_checkable
 class ShapedHead(Protocol):
     """A person's neutral head."""
 

@@ -2,7 +2,8 @@
 
 Each thread owns a band of rows and goes through all triangles, so that the result does not depend on the number of
 threads. Plain threads around kernels without the GIL, not numba's own: those end the process when two threads of the
-program enter them at once, or after a fork.
+program enter them at once, or after a fork. Kernels are marked `no_type_check`: numba must see the bare function, also
+where the tests put a shape check around every function.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -39,9 +41,27 @@ def rasterize(
     return face_ids, bary, depth
 
 
+def sample(
+    texture: Float[Tensor, "channel tex_height tex_width"],
+    face_ids: Int[Tensor, "*batch height width"],
+    bary: Float[Tensor, "*batch height width 3"],
+    uv: Float[Tensor, "uv_vert 2"],
+    uv_faces: Int[Tensor, "face 3"],
+) -> Float[Tensor, "*batch channel height width"]:
+    """Bilinear lookup of a texture at fragments; see `uv.sample`."""
+    batch, (height_px, width_px) = face_ids.shape[:-2], face_ids.shape[-2:]
+    sampled = torch.zeros(*batch, len(texture), height_px, width_px)
+    fixed = tuple(value.detach().contiguous().numpy() for value in (texture.float(), uv.float(), uv_faces.long()))
+    shapes = ((face_ids, (height_px, width_px)), (bary, (height_px, width_px, 3)), (sampled, sampled.shape[-3:]))
+    moving = (value.detach().reshape(-1, *shape).contiguous().numpy() for value, shape in shapes)
+    for frame in zip(*moving, strict=True):
+        in_bands(height_px, lambda first, end, frame=frame: _sample_band(*fixed, first, end, *frame))
+    return sampled
+
+
 def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
     """Call `kernel(first, end)` on bands of rows that together cover [0, rows), on all cores."""
-    bands = max(1, min(len(os.sched_getaffinity(0)), MAX_THREADS, rows // 16))
+    bands = max(1, min(torch.get_num_threads(), MAX_THREADS, rows // 16))
     limits = [rows * band // bands for band in range(bands + 1)]
     waiting = [_pool(os.getpid()).submit(kernel, a, b) for a, b in zip(limits[1:], limits[2:], strict=False)]
     kernel(limits[0], limits[1])
@@ -56,6 +76,7 @@ def _pool(_process_id: int) -> ThreadPoolExecutor:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
+@no_type_check
 def _edge(ax, ay, bx, by, positive_area):
     """Start, direction, sign and closedness of an edge, always walked from its upper (then left) end."""
     swap = ay > by or (ay == by and ax > bx)
@@ -67,6 +88,7 @@ def _edge(ax, ay, bx, by, positive_area):
 
 
 @numba.njit(cache=True, nogil=True)
+@no_type_check
 def _band(verts, faces, near, first_row, end_row, face_ids, bary, depth):
     width = face_ids.shape[1]
     nearest = np.zeros((end_row - first_row, width))  # 1 / z
@@ -115,3 +137,26 @@ def _band(verts, faces, near, first_row, end_row, face_ids, bary, depth):
                     bary[y, x, 1] = e1 * w1 / inverse
                     bary[y, x, 2] = e2 * w2 / inverse
                     depth[y, x] = 1.0 / inverse
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _sample_band(texture, uv, uv_faces, first_row, end_row, face_ids, bary, sampled):
+    channels, tex_height, tex_width = texture.shape
+    for y in range(first_row, end_row):
+        for x in range(face_ids.shape[1]):
+            face = face_ids[y, x]
+            if face < 0:
+                continue
+            a, b, c = uv_faces[face, 0], uv_faces[face, 1], uv_faces[face, 2]
+            w_a, w_b, w_c = bary[y, x, 0], bary[y, x, 1], bary[y, x, 2]
+            u = (w_a * uv[a, 0] + w_b * uv[b, 0] + w_c * uv[c, 0]) * tex_width - np.float32(0.5)
+            v = (w_a * uv[a, 1] + w_b * uv[b, 1] + w_c * uv[c, 1]) * tex_height - np.float32(0.5)
+            u, v = min(max(u, 0.0), tex_width - 1.0), min(max(v, 0.0), tex_height - 1.0)
+            u0, v0 = int(u), int(v)
+            u1, v1 = min(u0 + 1, tex_width - 1), min(v0 + 1, tex_height - 1)
+            right, low = u - u0, v - v0
+            for channel in range(channels):
+                upper = texture[channel, v0, u0] * (1 - right) + texture[channel, v0, u1] * right
+                lower = texture[channel, v1, u0] * (1 - right) + texture[channel, v1, u1] * right
+                sampled[channel, y, x] = upper * (1 - low) + lower * low
