@@ -131,7 +131,8 @@ def dilate(
 def sample(
     texture: Float[Tensor, "channel tex_height tex_width"],
     fragments: Fragments,
-    topology: HeadTopology,
+    uv: Float[Tensor, "uv_vert 2"],
+    uv_faces: Int[Tensor, "face 3"],
     backend: str = "auto",
 ) -> Float[Tensor, "*batch channel height width"]:
     """The texture (colour, alpha, any channels) at the fragments, bilinear, clamped at the atlas border; 0 elsewhere.
@@ -141,19 +142,19 @@ def sample(
     """
     needs_gradient = torch.is_grad_enabled() and (texture.requires_grad or fragments.bary.requires_grad)
     fast = choose_backend(texture.device, "torch" if needs_gradient else backend) == "numba"
-    return (_sample_numba if fast else _sample_torch)(texture, fragments, topology)
+    return (_sample_numba if fast else _sample_torch)(texture, fragments, uv, uv_faces)
 
 
-def _sample_torch(texture: Tensor, fragments: Fragments, topology: HeadTopology) -> Tensor:
+def _sample_torch(texture: Tensor, fragments: Fragments, uv: Tensor, uv_faces: Tensor) -> Tensor:
     batch = fragments.face_ids.shape[:-2]
-    uv = interpolate(fragments, topology.uv, topology.uv_faces)
-    grid = 2 * uv.reshape(-1, *uv.shape[-3:]).permute(0, 2, 3, 1) - 1
+    at = interpolate(fragments, uv, uv_faces)
+    grid = 2 * at.reshape(-1, *at.shape[-3:]).permute(0, 2, 3, 1) - 1
     source = texture.expand(len(grid), -1, -1, -1)
     sampled = functional.grid_sample(source, grid, padding_mode="border", align_corners=False)
     return sampled.reshape(*batch, *sampled.shape[1:]) * fragments.covered.unsqueeze(-3)
 
 
-def _sample_numba(texture: Tensor, fragments: Fragments, topology: HeadTopology) -> Tensor:
+def _sample_numba(texture: Tensor, fragments: Fragments, uv: Tensor, uv_faces: Tensor) -> Tensor:
     from gpavatar.face import raster_numba  # numba is optional, and takes a second to import
 
-    return raster_numba.sample(texture, fragments.face_ids, fragments.bary, topology.uv, topology.uv_faces)
+    return raster_numba.sample(texture, fragments.face_ids, fragments.bary, uv, uv_faces)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -67,13 +69,13 @@ def test_texels_know_their_surface_point():
 def test_render_unproject_render_is_the_identity(yaw_deg):
     verts, topology = globe()
     texture, texels = smooth_texture(), uv.texel_map(topology, SIZE)
-    picture = uv.sample(texture, seen(verts, topology, view(yaw_deg), 2 * SIZE), topology)
+    picture = uv.sample(texture, seen(verts, topology, view(yaw_deg), 2 * SIZE), topology.uv, topology.uv_faces)
     taken = uv.unproject(picture, view(yaw_deg), verts, topology, texels)
     sure = taken.weight[0] > 0.25
     assert 0.17 < sure.float().mean() < 0.20  # a cap of 65° fills 0.18 of this atlas
     assert psnr(taken.colour[:, sure], texture[:, sure]) > 57  # measured 59.9 and 60.1 dB
-    again = uv.sample(uv.dilate(taken.colour, sure, 4), seen(verts, topology, view(0.0)), topology)
-    truth = uv.sample(texture, seen(verts, topology, view(0.0)), topology)
+    again = uv.sample(uv.dilate(taken.colour, sure, 4), seen(verts, topology, view(0.0)), topology.uv, topology.uv_faces)
+    truth = uv.sample(texture, seen(verts, topology, view(0.0)), topology.uv, topology.uv_faces)
     middle = slice(SIZE * 3 // 8, SIZE * 5 // 8)
     assert psnr(again[:, middle, middle], truth[:, middle, middle]) > 63  # measured 66.9 and 66.2 dB
 
@@ -97,12 +99,13 @@ def test_hidden_texels_get_no_weight():
     """A small globe behind the first, and a camera that sees only the first."""
     verts, topology = globe()
     behind = verts * 0.5 - torch.tensor([0.0, 0.0, 1.5])
+    left = topology.uv * torch.tensor([0.5, 1.0])
     both = HeadTopology(
         torch.cat([topology.faces, topology.faces + len(verts)]),
-        torch.cat([topology.uv * torch.tensor([0.5, 1.0]), topology.uv * torch.tensor([0.5, 1.0]) + torch.tensor([0.5, 0])]),
+        torch.cat([left, left + torch.tensor([0.5, 0.0])]),
         torch.cat([topology.uv_faces, topology.uv_faces + len(topology.uv)]),
-        topology.mediapipe, topology.ibug68, topology.mediapipe_weights, {},
-    )  # fmt: skip
+        *(topology.mediapipe, topology.ibug68, topology.mediapipe_weights, {}),
+    )
     texels = uv.texel_map(both, 64)
     weight = uv.unproject(torch.rand(3, 96, 96), view(0.0), torch.cat([verts, behind]), both, texels).weight[0]
     assert weight[:, :32].max() > 0.9 and weight[:, 32:].max() == 0
@@ -126,7 +129,7 @@ def test_seam_is_invisible_after_dilation():
     texels = uv.texel_map(topology, 64)
     fragments = seen(verts, topology, view(180.0))
     colour = torch.full((1, 64, 64), 0.7) * texels.valid
-    bare, padded = (uv.sample(t, fragments, topology)[0] for t in (colour, uv.dilate(colour, texels.valid, 2)))
+    bare, padded = (uv.sample(t, fragments, topology.uv, topology.uv_faces)[0] for t in (colour, uv.dilate(colour, texels.valid, 2)))
     assert bare[fragments.covered].min() < 0.6
     torch.testing.assert_close(padded[fragments.covered], torch.full_like(padded[fragments.covered], 0.7))
 
@@ -137,22 +140,21 @@ def test_fast_sample_equals_its_twin(channels):
     verts, topology = globe()
     texture = torch.rand(channels, 40, 56)
     one = seen(verts, topology, view(10.0), 97)
-    fast, slow = (uv.sample(texture, one, topology, backend) for backend in ("numba", "torch"))
+    fast, slow = (uv.sample(texture, one, topology.uv, topology.uv_faces, backend) for backend in ("numba", "torch"))
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=0)  # measured 3e-5
     two = Fragments(one.face_ids.expand(2, -1, -1), one.bary.expand(2, -1, -1, -1), one.depth.expand(2, -1, -1))
-    assert torch.equal(uv.sample(texture, two, topology, "numba")[1], fast)
+    assert torch.equal(uv.sample(texture, two, topology.uv, topology.uv_faces, "numba")[1], fast)
 
 
 def test_gradients_reach_texture_verts_and_image():
     verts, topology = globe(8, 12)
     verts, texture = verts.double().requires_grad_(), torch.rand(1, 8, 8, dtype=torch.float64, requires_grad=True)
     camera = Camera(view(5.0).c2w.double(), view(5.0).intrinsics.double())
-    atlas = HeadTopology(topology.faces, topology.uv.double(), *(getattr(topology, n) for n in (
-        "uv_faces", "mediapipe", "ibug68", "mediapipe_weights", "regions")))  # fmt: skip
+    atlas = replace(topology, uv=topology.uv.double())
     fragments = rasterize(to_screen(verts, camera, 12, 12), atlas.faces, 12, 12)
 
     def picture(texture, verts):
-        return uv.sample(texture, with_gradient(fragments, to_screen(verts, camera, 12, 12), atlas.faces), atlas)
+        return uv.sample(texture, with_gradient(fragments, to_screen(verts, camera, 12, 12), atlas.faces), atlas.uv, atlas.uv_faces)
 
     assert torch.autograd.gradcheck(picture, (texture, verts), atol=1e-4, fast_mode=True)
     image = torch.rand(3, 12, 12, requires_grad=True)
