@@ -80,10 +80,10 @@ class VideoReader:
         self.start_s = start_s
         self.end_s = end_s
         self.broken_at_s: float | None = None
-        with _open_container(path) as container:
+        with open_container(path) as container:
             stream = _video_stream(container, path)
             first = _first_frame(container, stream, path)
-            self._origin = _clock_origin(container)
+            self._origin = clock_origin(container)
             self._fps = float(stream.average_rate or stream.guessed_rate or 25)
             self._file_end_s = _declared_end(container, stream, self._origin)
             self._turn = Turn.of_frame(first)
@@ -103,7 +103,7 @@ class VideoReader:
         self.broken_at_s = None
         index, last_s, time_s = 0, -math.inf, 0.0
         reformatter = VideoReformatter()
-        with _open_container(self.path) as container:
+        with open_container(self.path) as container:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
             if self.start_s:
@@ -161,7 +161,8 @@ class Turn:
         return np.ascontiguousarray(image_u8[::step_y, ::step_x])
 
 
-def _open_container(path: Path) -> av.container.InputContainer:
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file with FFmpeg; InputError (one line) where it is not one that can be read."""
     try:
         return av.open(str(path), metadata_errors="replace")
     except PermissionError as error:
@@ -240,7 +241,7 @@ def _pull(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
             return
 
 
-def _clock_origin(container: av.container.InputContainer) -> Fraction:
+def clock_origin(container: av.container.InputContainer) -> Fraction:
     """The earliest time stamp of sound and pictures, in seconds: what a player calls 0."""
     streams = (*container.streams.video, *container.streams.audio)
     starts = [stream.start_time * stream.time_base for stream in streams if stream.start_time is not None]

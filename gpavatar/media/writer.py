@@ -1,0 +1,278 @@
+"""Writing frames: an H.264 video with the driver's sound, a single image, or a directory of images.
+
+Frames are encoded in a thread behind a short queue, so that encoding overlaps with rendering. What is asked for
+appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from jaxtyping import UInt8
+
+from gpavatar.media.audio import AudioTrack
+from gpavatar.media.files import cannot_write, temporary_name
+from gpavatar.media.image import write_image
+from gpavatar.types import InputError
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Frame times of 24, 25, 30, 50, 60, 120 and of the NTSC rates (x 1000/1001) are whole multiples of this.
+TIME_BASE = Fraction(1, 120_000)
+QUEUE_FRAMES = 4
+
+
+def open_writer(
+    path: str | Path, width_px: int, height_px: int, *, fps: float = 25.0, audio_from: str | Path | None = None
+) -> FrameWriter:
+    """The writer for `path` by its suffix: a video, an image (one frame), or without a suffix a directory of png."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return VideoWriter(path, width_px, height_px, fps=fps, audio_from=audio_from)
+    if suffix in IMAGE_SUFFIXES:
+        return ImageWriter(path)
+    if not suffix:
+        return DirectoryWriter(path)
+    known = " ".join((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES))
+    raise InputError(f"{path}: cannot write {suffix} files; name one of {known}, or a directory")
+
+
+class FrameWriter:
+    """Takes frames in order; a context manager.
+
+    When the block ends well the result stands under its name. After an exception nothing does; after Ctrl-C
+    (KeyboardInterrupt) what was written so far stands, playable, as `<stem>.partial<suffix>`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.num_written = 0
+        self._temporary = temporary_name(path)
+        self._error: BaseException | None = None
+        self._abandoned = False
+        self._finished = False
+        self._queue: queue.Queue = queue.Queue(maxsize=QUEUE_FRAMES)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.touch()
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self._temporary.unlink()
+        self._thread = threading.Thread(target=self._work, name=f"write {path.name}", daemon=True)
+
+    def write(self, image_u8: UInt8[np.ndarray, "height width 3"], time_s: float | None = None) -> None:
+        """Queue one RGB frame; it may be changed afterwards. An error of the encoder is raised by a later call.
+
+        `time_s` must grow from frame to frame; the first one becomes 0 of the output. None: at the fixed rate.
+        """
+        self._raise_error()
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._queue.put((image_u8.copy(), time_s))
+        self.num_written += 1
+
+    def finish(self, partial: bool = False) -> Path | None:
+        """Encode what is queued, close, and rename; returns the name it stands under, None when no frame was written.
+
+        With `partial` that name is `<stem>.partial<suffix>`.
+        """
+        if self._finished:
+            return None
+        try:
+            self._stop()
+            self._raise_error()
+            if not self.num_written:
+                return None
+            path = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}") if partial else self.path
+            try:
+                self._rename(path)
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            return path
+        finally:
+            self._remove_temporary()
+
+    def discard(self) -> None:
+        """Stop and leave nothing."""
+        self._abandoned = True
+        self._stop()
+        self._remove_temporary()
+
+    def __enter__(self) -> FrameWriter:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.finish()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.finish(partial=True)
+        elif not self._finished:
+            self.discard()
+
+    def _stop(self) -> None:
+        self._finished = True
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _raise_error(self) -> None:
+        if isinstance(self._error, OSError):
+            raise cannot_write(self.path, self._error) from self._error
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        """The thread: encode until None comes; after an error go on emptying the queue, so that nobody waits."""
+        for image_u8, time_s in iter(self._queue.get, None):
+            if self._error is None and not self._abandoned:
+                try:
+                    self._encode(image_u8, time_s)
+                except BaseException as error:  # handed to the caller's thread by _raise_error
+                    self._error = error
+        try:
+            self._close(discard=self._abandoned or self._error is not None)
+        except BaseException as error:
+            self._error = self._error or error
+
+    def _rename(self, path: Path) -> None:
+        self._temporary.replace(path)
+
+    def _remove_temporary(self) -> None:
+        self._temporary.unlink(missing_ok=True)
+
+    def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
+        raise NotImplementedError
+
+    def _close(self, discard: bool) -> None:
+        raise NotImplementedError
+
+
+class VideoWriter(FrameWriter):
+    """H.264 (yuv420p, BT.709, fast start) that plays in a browser, with true time stamps and the driver's sound.
+
+    `fps` is the rate of frames without a time, and the length of the last one. The sound of `audio_from` is cut to
+    the written range by the clock of its file, so frames must carry the driver's own times. An odd side is padded by
+    one pixel, which H.264 asks for. Lower `crf` is better and larger; 18 is close to lossless to the eye.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        width_px: int,
+        height_px: int,
+        *,
+        fps: float = 25.0,
+        audio_from: str | Path | None = None,
+        crf: int = 18,
+        preset: str = "veryfast",
+    ):
+        super().__init__(Path(path))
+        self._shape = (height_px, width_px, 3)
+        self._padding = ((0, height_px % 2), (0, width_px % 2), (0, 0))
+        self._frame_s = 1 / fps
+        self._first_s: float | None = None
+        self._last_s = 0.0
+        self._reformatter = VideoReformatter()
+        options = {"movflags": "+faststart"}
+        try:
+            self._container = av.open(str(self._temporary), "w", options=options)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+        self._stream.width, self._stream.height = width_px + width_px % 2, height_px + height_px % 2
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = TIME_BASE
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        try:
+            self._audio = AudioTrack.of_file(Path(audio_from), self._container) if audio_from is not None else None
+        except BaseException:
+            self.discard()
+            raise
+
+    def write(self, image_u8: UInt8[np.ndarray, "height width 3"], time_s: float | None = None) -> None:
+        """As `FrameWriter.write`; the frame must have the size of the video."""
+        assert image_u8.shape == self._shape, f"frame {image_u8.shape}, video {self._shape}"
+        super().write(image_u8, time_s)
+
+    def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
+        if self._first_s is None:
+            self._first_s = time_s or 0.0
+            if self._audio:
+                self._audio.start(self._first_s)
+        elif time_s is None:
+            time_s = self._last_s + self._frame_s
+        self._last_s = self._first_s if time_s is None else time_s
+        if any(after for _, after in self._padding):
+            image_u8 = np.pad(image_u8, self._padding, mode="edge")
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(image_u8, "rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
+        frame.pts, frame.time_base = round((self._last_s - self._first_s) / TIME_BASE), TIME_BASE
+        self._container.mux(self._stream.encode(frame))
+        if self._audio:
+            self._container.mux(list(self._audio.packets_until(self._last_s)))
+
+    def _close(self, discard: bool) -> None:
+        try:
+            if not discard:
+                self._container.mux(self._stream.encode(None))
+                if self._audio:
+                    self._container.mux(list(self._audio.packets_until(self._last_s + self._frame_s)))
+                    self._container.mux(list(self._audio.flush()))
+        finally:
+            if self._audio:
+                self._audio.close()
+            self._container.close()
+
+
+class ImageWriter(FrameWriter):
+    """One frame as a png, jpg or webp."""
+
+    def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
+        if self._temporary.exists():
+            raise InputError(f"{self.path}: an image holds one frame; name an .mp4 or a directory for several")
+        write_image(self._temporary, image_u8)
+
+    def _close(self, discard: bool) -> None:
+        pass
+
+
+class DirectoryWriter(FrameWriter):
+    """A directory of 000000.png, 000001.png, ...; an existing one must be empty."""
+
+    def __init__(self, path: Path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: exists and is not an empty directory; name another one")
+        super().__init__(path)
+        self._num_encoded = 0
+
+    def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
+        self._temporary.mkdir(exist_ok=True)
+        write_image(self._temporary / f"{self._num_encoded:06d}.png", image_u8)
+        self._num_encoded += 1
+
+    def _close(self, discard: bool) -> None:
+        pass
+
+    def _rename(self, path: Path) -> None:
+        if path != self.path and path.exists():
+            shutil.rmtree(path)
+        self._temporary.replace(path)
+
+    def _remove_temporary(self) -> None:
+        shutil.rmtree(self._temporary, ignore_errors=True)
