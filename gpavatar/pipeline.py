@@ -1,0 +1,268 @@
+"""Photos and clips in, frames out: what reenact, live, viewer and the Python API share.
+
+`load_model` -> `create_avatar` (or `load_avatar`) -> `PersonAvatar.drive`, which gives one frame after the other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import safetensors
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from gpavatar.avatars.base import Avatar, AvatarState, Reference
+from gpavatar.face.morphable import MorphableHead
+from gpavatar.media.compose import background_image, parse_background
+from gpavatar.media.frames import open_frames
+from gpavatar.media.video import FrameReader, VideoFrame, check_file
+from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
+from gpavatar.streaming import Stopwatch, prefetch
+from gpavatar.types import FaceStatus, InputError, RenderOutput, Track, TrackedFrame, map_tensors
+
+State = TypeVar("State", bound=AvatarState)
+
+METHODS = {"textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh"}  # name -> module:class
+DEFAULT_METHOD = "textured_mesh"
+DEFAULT_SIZE_PX = 512
+DRIVING_SIDE_PX = 1280  # a larger driving frame is scaled down as it is decoded
+TRACK_SUFFIX = ".npz"
+
+
+def load_model(name: str = DEFAULT_METHOD, device: str = "auto") -> Avatar:
+    """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1"). InputError for an unknown one."""
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METHODS)}"
+        raise InputError(f"no method is called {name!r}; {hint}")
+    module, _, class_name = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)(device=choose_device(device))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the GPU where there is one. InputError for a device that this machine or this torch lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not name.startswith("cuda"):
+        raise InputError(f"no device is called {name!r}; choose auto, cpu or cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {name}: this machine or this build of torch has no CUDA; choose auto or cpu")
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class DrivingFrame:
+    """A frame of the driver: what the tracker found in it, and the picture where there is one."""
+
+    tracked: TrackedFrame
+    image_u8: UInt8[np.ndarray, "height width 3"] | None
+
+
+@dataclass(frozen=True)
+class DrivenFrame:
+    """A frame of the result."""
+
+    driving: DrivingFrame
+    pose: Pose
+    image: Float[Tensor, "3 size size"]  # [0, 1], on the asked background
+    alpha: Float[Tensor, "1 size size"]  # [0, 1], the person against the background
+
+
+@cache
+def default_head() -> MorphableHead:
+    """The open head, loaded once."""
+    from gpavatar.face.open_head import OpenHead
+
+    return OpenHead()
+
+
+class DrivingClip:
+    """Something that drives: a video, an image, a directory of frames, or a saved track (.npz).
+
+    Iterating gives each frame's parameters with its picture (None for a saved track), one at a time.
+    Raises InputError where the file cannot be read, and at its end where no frame showed a face.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        face: str | int = "largest",
+        start_s: float | None = None,
+        end_s: float | None = None,
+        watch: Stopwatch | None = None,
+    ) -> None:
+        self.path, self._face, self._watch = Path(path), face, watch or Stopwatch()
+        self._reader: FrameReader | None = None
+        if self.path.suffix == TRACK_SUFFIX:
+            self._track = saved_track(self.path, start_s, end_s)
+            self.num_frames, self.fps, self.has_audio = len(self._track), 25.0, False
+        else:
+            self._reader = open_frames(self.path, max_side_px=DRIVING_SIDE_PX, start_s=start_s, end_s=end_s)
+            info = self._reader.info
+            self.num_frames, self.fps, self.has_audio = info.num_frames_estimate, info.fps, info.has_audio
+
+    @property
+    def broken_at_s(self) -> float | None:
+        """After the last frame: where the file broke off, if it did."""
+        return self._reader.broken_at_s if self._reader else None
+
+    def __iter__(self) -> Iterator[DrivingFrame]:
+        num_faces = num_frames = 0
+        for frame in self._from_track() if self._reader is None else self._from_pictures(self._reader):
+            num_frames += 1
+            num_faces += frame.tracked.status == FaceStatus.TRACKED
+            yield frame
+        if not num_faces:
+            raise InputError(f"{self.path}: no face in any of its {num_frames} frames; give one that shows a face")
+
+    def _from_track(self) -> Iterator[DrivingFrame]:
+        for index in range(len(self._track)):
+            yield DrivingFrame(self._track.frame(index), None)
+
+    def _from_pictures(self, reader: FrameReader) -> Iterator[DrivingFrame]:
+        from gpavatar.tracking.tracker import Tracker, TrackerConfig
+
+        shown: deque[VideoFrame] = deque()
+
+        def remembered() -> Iterator[VideoFrame]:
+            for frame in self._watch.each("decode", reader):
+                shown.append(frame)
+                yield frame
+
+        tracker = Tracker(default_head(), TrackerConfig(face=self._face, mode="causal"))
+        for tracked in self._watch.each("track", tracker.stream(remembered())):
+            yield DrivingFrame(tracked, shown.popleft().image_u8)
+
+
+def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track:
+    """The frames of a saved track with start <= time < end; InputError where there are none."""
+    from gpavatar.tracking.track_file import load_track
+
+    track = load_track(path, default_head())
+    keep = (track.times_s >= (start_s or 0.0)) & (track.times_s < (end_s or math.inf))
+    if not keep.any():
+        raise InputError(f"{path}: no frames between {start_s} s and {end_s} s; it ends at {track.times_s[-1]:g} s")
+    per_frame = {name: getattr(track, name)[keep] for name in ("times_s", "status", "params", "camera", "landmarks_px")}
+    return replace(track, **per_frame)
+
+
+class PersonAvatar(Generic[State]):
+    """One person's avatar, ready to be driven: a method, and what it made of the photos."""
+
+    def __init__(self, model: Avatar[State], state: State) -> None:
+        self.model, self.state = model, state
+
+    @property
+    def reference(self) -> Reference:
+        """The view of the first source frame, on the CPU."""
+        return map_tensors(self.state.reference, lambda tensor: tensor.cpu())
+
+    def render(
+        self,
+        pose: Pose,
+        size_px: int = DEFAULT_SIZE_PX,
+        background: Float[Tensor, "3 height width"] | None = None,
+    ) -> RenderOutput:
+        """The person drawn with this expression from this camera; `background` None keeps the source's own."""
+        with torch.no_grad():
+            return self.model.render(self.state, pose.params, pose.camera, size_px, background)
+
+    def drive(
+        self,
+        driving: str | Path | Iterable[DrivingFrame],
+        *,
+        size_px: int = DEFAULT_SIZE_PX,
+        pose: PoseMode = "driving",
+        expression: ExpressionMode = "absolute",
+        background: str = "source",
+        watch: Stopwatch | None = None,
+    ) -> Generator[DrivenFrame, None, None]:
+        """The person doing what each frame of `driving` does: a path, a `DrivingClip`, or frames of one's own.
+
+        Reading and tracking run ahead in a thread by a few frames; memory does not grow with the clip.
+        Close the generator to stop early. `background` is "source", "black", "#rrggbb" or the path of an image.
+        Raises InputError for an input that cannot be read and for a clip without any face.
+        """
+        watch = watch or Stopwatch()
+        frames = DrivingClip(driving, watch=watch) if isinstance(driving, (str, Path)) else driving
+        backdrop = background_image(parse_background(background), size_px, size_px)
+        retarget = Retargeter(Pose(self.reference.params, self.reference.camera), pose, expression)
+        return self._driven(frames, retarget, size_px, backdrop, watch)
+
+    def _driven(
+        self,
+        driving: Iterable[DrivingFrame],
+        retarget: Retargeter,
+        size_px: int,
+        background: Float[Tensor, "3 height width"] | None,
+        watch: Stopwatch,
+    ) -> Generator[DrivenFrame, None, None]:
+        drawn: tuple[Pose, RenderOutput] | None = None
+        frames = prefetch(iter(driving))
+        try:
+            for frame in frames:
+                with watch("render"):
+                    pose = retarget(frame.tracked)
+                    if drawn is None or drawn[0] is not pose:  # a held pose is not drawn again
+                        drawn = pose, self.render(pose, size_px, background)
+                yield DrivenFrame(frame, pose, drawn[1].image, drawn[1].alpha)
+        finally:
+            frames.close()
+
+    def save(self, path: str | Path) -> None:
+        """Write the avatar file (.safetensors), whole or not at all."""
+        self.model.save(self.state, str(path))
+
+
+def create_avatar(
+    sources: Sequence[str | Path],
+    model: Avatar | str = DEFAULT_METHOD,
+    *,
+    device: str = "auto",
+    face: str | int = "largest",
+    watch: Stopwatch | None = None,
+) -> PersonAvatar:
+    """An avatar of the person on the photos and clips; the first one is the reference view.
+
+    `face` chooses among several people: "largest", "left", "right", or a number from the left, from 0.
+    Raises InputError, naming the file, for one that cannot be read or shows no face.
+    """
+    from gpavatar.tracking.sources import source_frames
+    from gpavatar.tracking.tracker import Tracker, TrackerConfig
+
+    watch = watch or Stopwatch()
+    with watch("setup"):
+        model = load_model(model, device) if isinstance(model, str) else model
+        tracker = Tracker(default_head(), TrackerConfig(face=face))
+    with watch("encode"), torch.no_grad():
+        return PersonAvatar(model, model.encode(source_frames(sources, tracker)))
+
+
+def load_avatar(path: str | Path, device: str = "auto") -> PersonAvatar:
+    """An avatar that was saved; its file says by which method. InputError where it is no avatar file of ours."""
+    model = load_model(avatar_method(Path(path)), device)
+    return PersonAvatar(model, model.load(str(path)))
+
+
+def avatar_method(path: Path) -> str:
+    """The method that a saved avatar was made with. InputError where the file is not an avatar."""
+    check_file(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            method = (file.metadata() or {}).get("method")
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: cut off, or not a safetensors file; make it again with --save-avatar") from error
+    if method is None:
+        raise InputError(f"{path}: a safetensors file, but not an avatar; make one with --save-avatar")
+    return method

@@ -1,0 +1,123 @@
+"""Photos and clips of a person -> the aligned, fitted and matted frames that an avatar is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from gpavatar.camera import Camera, matrix_to_axis_angle
+from gpavatar.media.align import crop_image, head_crop
+from gpavatar.media.frames import open_frames
+from gpavatar.media.image import to_float
+from gpavatar.pretrained.matting import matte
+from gpavatar.tracking.tracker import Tracker
+from gpavatar.types import FaceStatus, InputError, SourceFrame, TrackedFrame
+
+SOURCE_PX = 512
+MAX_SIDE_PX = 2048  # of a photo as it is read; the crop that is kept has SOURCE_PX
+MAX_SIDE_CLIP_PX = 1280
+CLIP_S = 60.0  # of a clip are looked at
+CANDIDATES = 32  # frames of them are tracked
+VIEWS_PER_CLIP = 8
+ALIKE_DEG = 4.0  # views closer than this show nothing new
+FRONTAL = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # head -> camera for a face that looks into the camera
+
+
+@dataclass(frozen=True)
+class View:
+    """A frame of a source clip, and how good it is."""
+
+    image_u8: UInt8[np.ndarray, "height width 3"]
+    tracked: TrackedFrame
+    yaw_pitch_deg: tuple[float, float]
+    sharpness: float  # mean squared Laplacian of the face, grey values in [0, 1]
+
+
+def source_frames(paths: Sequence[str | Path], tracker: Tracker, size_px: int = SOURCE_PX) -> list[SourceFrame]:
+    """Every photo, and up to eight views of every clip, as source frames with one shape: the mean of theirs.
+
+    The views of a clip are sharp and as different in yaw and pitch as they come; the most frontal stands first.
+    Raises InputError, naming the file, for one that cannot be read or shows no face.
+    """
+    frames = [frame for path in paths for frame in _read(Path(path), tracker, size_px)]
+    shape = torch.stack([frame.params.shape for frame in frames]).mean(0)
+    return [replace(frame, params=replace(frame.params, shape=shape)) for frame in frames]
+
+
+def source_frame(image_u8: UInt8[np.ndarray, "height width 3"], tracked: TrackedFrame, size_px: int) -> SourceFrame:
+    """One picture and what the tracker knows of it -> the square around the head, with matte and camera of the crop."""
+    height_px, width_px = image_u8.shape[:2]
+    box = head_crop(tracked.landmarks_px)
+    image = crop_image(to_float(image_u8), box, size_px).image
+    person = matte(image)
+    camera = tracked.camera.crop(*box.normalised(width_px, height_px))
+    landmarks_px = box.to_crop_px(tracked.landmarks_px, size_px)
+    return SourceFrame(image, person.alpha, person.hair, tracked.params, camera, landmarks_px)
+
+
+def choose_views(
+    yaw_pitch_deg: Float[Tensor, "view 2"], sharpness: Float[Tensor, " view"], count: int = VIEWS_PER_CLIP
+) -> list[int]:
+    """Indices of up to `count` views: the most frontal first, then always the one farthest from those chosen.
+
+    Only views at least half as sharp as the median are taken, and none within 4° of one already chosen.
+    """
+    sharp = sharpness >= sharpness.median() / 2
+    chosen = [int(torch.where(sharp, yaw_pitch_deg.norm(dim=-1), torch.inf).argmin())]
+    while len(chosen) < count:
+        nearest = torch.cdist(yaw_pitch_deg, yaw_pitch_deg[chosen]).amin(-1)
+        best = int(torch.where(sharp, nearest, -torch.inf).argmax())
+        if nearest[best] < ALIKE_DEG:
+            break
+        chosen.append(best)
+    return chosen
+
+
+def yaw_pitch_deg(camera: Camera) -> tuple[float, float]:
+    """How far the head is turned sideways and up or down against the camera, degrees."""
+    pitch, yaw, _ = matrix_to_axis_angle(FRONTAL @ camera.w2c[:3, :3]).rad2deg().tolist()
+    return yaw, pitch
+
+
+def sharpness(image_u8: UInt8[np.ndarray, "height width 3"], landmarks_px: Float[Tensor, "478 2"]) -> float:
+    """Mean squared Laplacian of the face, scaled to one size so that a near face is not called soft."""
+    grey = crop_image(to_float(image_u8), head_crop(landmarks_px), 256).image.mean(0)[64:192, 64:192]
+    laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return float((laplacian**2).mean())
+
+
+def _read(path: Path, tracker: Tracker, size_px: int) -> list[SourceFrame]:
+    reader = open_frames(path)
+    still = reader.info.num_frames_estimate == 1
+    reader = open_frames(path, max_side_px=MAX_SIDE_PX if still else MAX_SIDE_CLIP_PX, end_s=CLIP_S)
+    stride = max(1, -(-reader.info.num_frames_estimate // CANDIDATES))
+    views = []
+    for frame in reader:
+        if frame.index % stride:
+            continue
+        try:
+            tracked = tracker.track_image(frame.image_u8)
+        except InputError as error:
+            if still:
+                raise InputError(f"{path}: {error}") from error
+            continue
+        views.append(
+            View(
+                frame.image_u8,
+                tracked,
+                yaw_pitch_deg(tracked.camera),
+                sharpness(frame.image_u8, tracked.landmarks_px),
+            )
+        )
+    views = [view for view in views if view.tracked.status == FaceStatus.TRACKED]
+    if not views:
+        raise InputError(f"{path}: no face found in any frame; give a clip that shows the person's face")
+    angles = torch.tensor([view.yaw_pitch_deg for view in views])
+    chosen = choose_views(angles, torch.tensor([view.sharpness for view in views]))
+    return [source_frame(views[i].image_u8, views[i].tracked, size_px) for i in chosen]
