@@ -13,6 +13,7 @@ The backends give the same face ids: "numba" (CPU), "torch" (any device; the rea
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,7 @@ def rasterize(
         return Fragments(*raster_numba.rasterize(verts, faces, height_px, width_px, NEAR))
     flat = verts.reshape(-1, *verts.shape[-2:])
     face_ids = _FACE_IDS[name](flat, faces, height_px, width_px)
-    bary, depth = barycentrics(flat, faces, face_ids)
+    bary, depth = (value.float() for value in barycentrics(flat.double(), faces, face_ids))
     batch = verts.shape[:-2]
     return Fragments(*(value.reshape(*batch, *value.shape[1:]) for value in (face_ids, bary, depth)))
 
@@ -134,13 +135,20 @@ def barycentrics(
 
 
 def interpolate(
-    fragments: Fragments, attributes: Float[Tensor, "*#batch vert channel"], faces: Int[Tensor, "face 3"]
+    fragments: Fragments,
+    attributes: Float[Tensor, "*#batch vert channel"],
+    faces: Int[Tensor, "face 3"],
+    backend: str = "auto",
 ) -> Float[Tensor, "*batch channel height width"]:
     """Vertex attributes at the fragments, Σ_i bary_i · attributes[faces_i]; 0 where nothing is seen.
 
     `faces` may index another set of vertices of the same triangles (`uv_faces`). Differentiable in the attributes and
-    in `fragments.bary`.
+    in `fragments.bary`; where no gradient is asked for, "auto" takes the numba kernel on the CPU.
     """
+    if fast_path(backend, attributes, fragments.bary):
+        from gpavatar.face import raster_numba
+
+        return raster_numba.interpolate(fragments.face_ids, fragments.bary, attributes, faces)
     corner_ids = faces[fragments.face_ids.clamp_min(0)]
     if attributes.ndim == 2:
         corners = attributes[corner_ids]
@@ -148,6 +156,13 @@ def interpolate(
         batch = torch.arange(len(corner_ids), device=corner_ids.device) * (len(attributes) > 1)
         corners = attributes[batch[:, None, None, None], corner_ids]
     return rearrange((corners * fragments.bary[..., None]).sum(-2), "... h w c -> ... c h w")
+
+
+def fast_path(backend: str, *inputs: Tensor) -> bool:
+    """Whether numba serves: chosen, float32 values, and no gradient is asked for (then its twin in torch does)."""
+    needs_gradient = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
+    needs_torch = needs_gradient or any(value.dtype != torch.float32 for value in inputs)
+    return choose_backend(inputs[0].device, "torch" if needs_torch else backend) == "numba"
 
 
 def vertex_normals(
@@ -232,13 +247,12 @@ def _pytorch3d_face_ids(
     from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
     from pytorch3d.structures import Meshes
 
-    size = verts.new_tensor([width_px, height_px])
-    xy = (size - 2 * verts[..., :2]) / min(width_px, height_px)
-    meshes = Meshes(torch.cat([xy, verts[..., 2:]], -1), faces.expand(len(verts), -1, -1))
-    found = rasterize_meshes(
-        meshes, (height_px, width_px), blur_radius=0.0, faces_per_pixel=1, z_clip_value=None, cull_backfaces=False
-    )[0][..., 0]
-    return torch.where(found >= 0, found % len(faces), -1)
+    def one(frame: Tensor, drawn: Tensor) -> Tensor:
+        xy = (frame.new_tensor([width_px, height_px]) - 2 * frame[:, :2]) / min(width_px, height_px)
+        mesh = Meshes(torch.cat([xy, frame[:, 2:]], -1)[None], faces[drawn][None])
+        return rasterize_meshes(mesh, (height_px, width_px), blur_radius=0.0, faces_per_pixel=1)[0][0, ..., 0]
+
+    return _each_frame(one, verts, faces)
 
 
 def _nvdiffrast_face_ids(
@@ -247,15 +261,26 @@ def _nvdiffrast_face_ids(
     """nvdiffrast takes clip coordinates and gives id + 1; its rows are ours when y is not turned."""
     import nvdiffrast.torch as nvdiffrast
 
-    z = verts[..., 2:]
-    far = 2 * float(z.max())
-    xy = (2 * verts[..., :2] / verts.new_tensor([width_px, height_px]) - 1) * z
-    clip = torch.cat([xy, (far + NEAR) / (far - NEAR) * z - 2 * far * NEAR / (far - NEAR), z], -1)
-    drawn = (z[:, faces, 0] > NEAR).all(-1).all(0).nonzero()[:, 0]
     context = nvdiffrast.RasterizeCudaContext(verts.device)
-    found, _ = nvdiffrast.rasterize(context, clip, faces[drawn].int(), (height_px, width_px))
-    ids = found[..., 3].long()
-    return torch.where(ids > 0, drawn[(ids - 1).clamp_min(0)], -1)
+
+    def one(frame: Tensor, drawn: Tensor) -> Tensor:
+        z, far = frame[:, 2:], 2 * float(frame[:, 2].max())
+        xy = (2 * frame[:, :2] / frame.new_tensor([width_px, height_px]) - 1) * z
+        clip = torch.cat([xy, (far + NEAR) / (far - NEAR) * z - 2 * far * NEAR / (far - NEAR), z], -1)
+        found = nvdiffrast.rasterize(context, clip[None], faces[drawn].int(), (height_px, width_px))[0]
+        return found[0, ..., 3].long() - 1
+
+    return _each_frame(one, verts, faces)
+
+
+def _each_frame(one: Callable[[Tensor, Tensor], Tensor], verts: Tensor, faces: Tensor) -> Tensor:
+    """Face ids of frames by a rasteriser that takes one frame and the ids of the triangles in front of the camera."""
+    ids = []
+    for frame in verts:
+        drawn = (frame[faces, 2] > NEAR).all(-1).nonzero()[:, 0]
+        found = one(frame, drawn)
+        ids.append(torch.where(found >= 0, drawn[found.clamp_min(0)], -1))
+    return torch.stack(ids)
 
 
 _FACE_IDS = {"torch": _torch_face_ids, "pytorch3d": _pytorch3d_face_ids, "nvdiffrast": _nvdiffrast_face_ids}

@@ -41,6 +41,22 @@ def rasterize(
     return face_ids, bary, depth
 
 
+def interpolate(
+    face_ids: Int[Tensor, "*batch height width"],
+    bary: Float[Tensor, "*batch height width 3"],
+    attributes: Float[Tensor, "*#batch vert channel"],
+    faces: Int[Tensor, "face 3"],
+) -> Float[Tensor, "*batch channel height width"]:
+    """Vertex attributes at fragments; see `raster.interpolate`."""
+    channels, triangles = attributes.shape[-1], faces.long().contiguous().numpy()
+    values = attributes.detach().expand(*face_ids.shape[:-2], *attributes.shape[-2:])
+    frames = values.reshape(-1, *attributes.shape[-2:]).contiguous().numpy()
+    interpolated, views = _pictures(channels, face_ids, bary)
+    for values, view in zip(frames, views, strict=True):
+        in_bands(len(view[0]), lambda a, b, args=(values, triangles), view=view: _interpolate_band(*args, a, b, *view))
+    return interpolated
+
+
 def sample(
     texture: Float[Tensor, "channel tex_height tex_width"],
     face_ids: Int[Tensor, "*batch height width"],
@@ -49,14 +65,20 @@ def sample(
     uv_faces: Int[Tensor, "face 3"],
 ) -> Float[Tensor, "*batch channel height width"]:
     """Bilinear lookup of a texture at fragments; see `uv.sample`."""
-    batch, (height_px, width_px) = face_ids.shape[:-2], face_ids.shape[-2:]
-    sampled = torch.zeros(*batch, len(texture), height_px, width_px)
-    fixed = tuple(value.detach().contiguous().numpy() for value in (texture.float(), uv.float(), uv_faces.long()))
-    shapes = ((face_ids, (height_px, width_px)), (bary, (height_px, width_px, 3)), (sampled, sampled.shape[-3:]))
-    moving = (value.detach().reshape(-1, *shape).contiguous().numpy() for value, shape in shapes)
-    for frame in zip(*moving, strict=True):
-        in_bands(height_px, lambda first, end, frame=frame: _sample_band(*fixed, first, end, *frame))
+    fixed = tuple(value.detach().contiguous().numpy() for value in (texture, uv, uv_faces.long()))
+    sampled, views = _pictures(len(texture), face_ids, bary)
+    for view in views:
+        in_bands(len(view[0]), lambda first, end, view=view: _sample_band(*fixed, first, end, *view))
     return sampled
+
+
+def _pictures(channels: int, face_ids: Tensor, bary: Tensor) -> tuple[Tensor, list[tuple[np.ndarray, ...]]]:
+    """An empty picture for fragments, and per frame the arrays (face ids, bary, picture) that share its memory."""
+    height_px, width_px = face_ids.shape[-2:]
+    pictures = torch.zeros(*face_ids.shape[:-2], channels, height_px, width_px)
+    shapes = ((face_ids, (height_px, width_px)), (bary, (height_px, width_px, 3)), (pictures, pictures.shape[-3:]))
+    arrays = (value.detach().reshape(-1, *shape).contiguous().numpy() for value, shape in shapes)
+    return pictures, list(zip(*arrays, strict=True))
 
 
 def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
@@ -160,3 +182,19 @@ def _sample_band(texture, uv, uv_faces, first_row, end_row, face_ids, bary, samp
                 upper = texture[channel, v0, u0] * (1 - right) + texture[channel, v0, u1] * right
                 lower = texture[channel, v1, u0] * (1 - right) + texture[channel, v1, u1] * right
                 sampled[channel, y, x] = upper * (1 - low) + lower * low
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _interpolate_band(attributes, faces, first_row, end_row, face_ids, bary, interpolated):
+    for y in range(first_row, end_row):
+        for x in range(face_ids.shape[1]):
+            face = face_ids[y, x]
+            if face < 0:
+                continue
+            a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+            w_a, w_b, w_c = bary[y, x, 0], bary[y, x, 1], bary[y, x, 2]
+            for channel in range(attributes.shape[1]):
+                interpolated[channel, y, x] = (
+                    w_a * attributes[a, channel] + w_b * attributes[b, channel] + w_c * attributes[c, channel]
+                )

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gpavatar.camera import Camera
 from gpavatar.face.morphable import HeadTopology
-from gpavatar.face.raster import Fragments, choose_backend, interpolate, rasterize, to_screen, vertex_normals
+from gpavatar.face.raster import Fragments, fast_path, interpolate, rasterize, to_screen, vertex_normals
 
 MAX_SLOPE = 6.0  # surface tilts beyond atan(6) = 80° are given no more depth tolerance
 
@@ -137,24 +137,16 @@ def sample(
 ) -> Float[Tensor, "*batch channel height width"]:
     """The texture (colour, alpha, any channels) at the fragments, bilinear, clamped at the atlas border; 0 elsewhere.
 
-    Differentiable in the texture and in `fragments.bary`; "auto" takes the numba kernel where no gradient is asked
-    for, else its twin in torch, which "torch" asks for by name.
+    Differentiable in the texture and in `fragments.bary`; where no gradient is asked for, "auto" takes the numba
+    kernel on the CPU.
     """
-    needs_gradient = torch.is_grad_enabled() and (texture.requires_grad or fragments.bary.requires_grad)
-    fast = choose_backend(texture.device, "torch" if needs_gradient else backend) == "numba"
-    return (_sample_numba if fast else _sample_torch)(texture, fragments, uv, uv_faces)
+    if fast_path(backend, texture, fragments.bary):
+        from gpavatar.face import raster_numba  # numba is optional, and takes a second to import
 
-
-def _sample_torch(texture: Tensor, fragments: Fragments, uv: Tensor, uv_faces: Tensor) -> Tensor:
+        return raster_numba.sample(texture, fragments.face_ids, fragments.bary, uv, uv_faces)
     batch = fragments.face_ids.shape[:-2]
-    at = interpolate(fragments, uv, uv_faces)
-    grid = 2 * at.reshape(-1, *at.shape[-3:]).permute(0, 2, 3, 1) - 1
+    where = interpolate(fragments, uv, uv_faces, "torch")
+    grid = 2 * where.reshape(-1, *where.shape[-3:]).permute(0, 2, 3, 1) - 1
     source = texture.expand(len(grid), -1, -1, -1)
     sampled = functional.grid_sample(source, grid, padding_mode="border", align_corners=False)
     return sampled.reshape(*batch, *sampled.shape[1:]) * fragments.covered.unsqueeze(-3)
-
-
-def _sample_numba(texture: Tensor, fragments: Fragments, uv: Tensor, uv_faces: Tensor) -> Tensor:
-    from gpavatar.face import raster_numba  # numba is optional, and takes a second to import
-
-    return raster_numba.sample(texture, fragments.face_ids, fragments.bary, uv, uv_faces)

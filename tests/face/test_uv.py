@@ -74,7 +74,9 @@ def test_render_unproject_render_is_the_identity(yaw_deg):
     sure = taken.weight[0] > 0.25
     assert 0.17 < sure.float().mean() < 0.20  # a cap of 65° fills 0.18 of this atlas
     assert psnr(taken.colour[:, sure], texture[:, sure]) > 57  # measured 59.9 and 60.1 dB
-    again = uv.sample(uv.dilate(taken.colour, sure, 4), seen(verts, topology, view(0.0)), topology.uv, topology.uv_faces)
+    again = uv.sample(
+        uv.dilate(taken.colour, sure, 4), seen(verts, topology, view(0.0)), topology.uv, topology.uv_faces
+    )
     truth = uv.sample(texture, seen(verts, topology, view(0.0)), topology.uv, topology.uv_faces)
     middle = slice(SIZE * 3 // 8, SIZE * 5 // 8)
     assert psnr(again[:, middle, middle], truth[:, middle, middle]) > 63  # measured 66.9 and 66.2 dB
@@ -129,7 +131,9 @@ def test_seam_is_invisible_after_dilation():
     texels = uv.texel_map(topology, 64)
     fragments = seen(verts, topology, view(180.0))
     colour = torch.full((1, 64, 64), 0.7) * texels.valid
-    bare, padded = (uv.sample(t, fragments, topology.uv, topology.uv_faces)[0] for t in (colour, uv.dilate(colour, texels.valid, 2)))
+    bare, padded = (
+        uv.sample(t, fragments, topology.uv, topology.uv_faces)[0] for t in (colour, uv.dilate(colour, texels.valid, 2))
+    )
     assert bare[fragments.covered].min() < 0.6
     torch.testing.assert_close(padded[fragments.covered], torch.full_like(padded[fragments.covered], 0.7))
 
@@ -154,7 +158,9 @@ def test_gradients_reach_texture_verts_and_image():
     fragments = rasterize(to_screen(verts, camera, 12, 12), atlas.faces, 12, 12)
 
     def picture(texture, verts):
-        return uv.sample(texture, with_gradient(fragments, to_screen(verts, camera, 12, 12), atlas.faces), atlas.uv, atlas.uv_faces)
+        return uv.sample(
+            texture, with_gradient(fragments, to_screen(verts, camera, 12, 12), atlas.faces), atlas.uv, atlas.uv_faces
+        )
 
     assert torch.autograd.gradcheck(picture, (texture, verts), atol=1e-4, fast_mode=True)
     image = torch.rand(3, 12, 12, requires_grad=True)
