@@ -12,8 +12,8 @@ def joint_transforms(
 ) -> Float[Tensor, "*batch joint 3 4"]:
     """Rest pose -> posed space of every joint: A_j = [R_j | t_j] with A_j joints_j the posed position of joint j.
 
-    The chain of SMPL and FLAME (Li et al. 2017, section 3): G_j = G_parent(j) · [rotations_j | joints_j − joints_parent]
-    and A_j = G_j · [I | −joints_j]. Parents stand before their children; the root's parent is −1.
+    The chain of FLAME (Li et al. 2017, section 3), as SMPL: G_j = G_p · [rotations_j | joints_j − joints_p]
+    and A_j = G_j · [I | −joints_j], p the parent of j. Parents stand before their children; the root's parent is −1.
     """
     rotation, position = [], []
     for joint, parent in enumerate(parents):
