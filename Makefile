@@ -1,0 +1,89 @@
+# Every target does its own set-up. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+STAMP  := $(VENV)/installed
+EXTRAS ?= dev
+# For the programs, e.g. make reenact ARGS="photo.jpg clip.mp4 -o out.mp4"
+ARGS   ?=
+
+# soname:package of what the wheels expect from the system (mediapipe's OpenCV and its GL context), Debian and Ubuntu names.
+SYSTEM_LIBRARIES := libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles2 libglib-2.0.so.0:libglib2.0-0
+
+.PHONY: help setup demo reenact track test lint format train eval data bench
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv and install everything; costs nothing the second time
+
+demo: $(STAMP)  ## bring a real photo to life with a real clip: outputs/demo/reenacted.mp4
+	@mkdir -p outputs/demo
+	source=$$($(PYTHON) -m gpavatar.assets path astronaut)
+	driving=$$($(PYTHON) -m gpavatar.assets path pexels_clip)
+	$(PYTHON) -m gpavatar.reenact "$$source" "$$driving" -o outputs/demo/reenacted.mp4 --compare
+
+reenact: $(STAMP)  ## drive photos with a clip: make reenact ARGS="photo.jpg clip.mp4 -o out.mp4"
+	$(PYTHON) -m gpavatar.reenact $(ARGS)
+
+track: $(STAMP)  ## head parameters and camera of a clip: make track ARGS="clip.mp4 -o tracks.npz"
+	$(PYTHON) -m gpavatar.track $(ARGS)
+
+test: $(STAMP)  ## run the tests: make test ARGS="-k camera"
+	$(PYTHON) -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)  ## check style and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(STAMP)  ## put imports and formatting right
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+train: $(STAMP)  ## train a method: make train ARGS="configs/... key=value"
+	$(call program,gpavatar/train.py,gpavatar.train)
+
+eval: $(STAMP)  ## measure a method on clips: make eval ARGS="..."
+	$(call program,gpavatar/eval.py,gpavatar.eval)
+
+data: $(STAMP)  ## raw video to training shards: make data ARGS="..."
+	$(call program,data_prep/__main__.py,data_prep)
+
+bench: $(STAMP)  ## run every benchmark; results land in benchmarks/results/
+	@for program in benchmarks/*.py; do
+	  echo "== $$program"
+	  $(PYTHON) $$program
+	done
+
+# Run a module, or say that this version does not have it.
+define program
+@[ -e $(1) ] || { echo "$(2) is not part of this version yet" >&2; exit 2; }
+$(PYTHON) -m $(2) $(ARGS)
+endef
+
+# The first Python that is new enough and really runs (a name may be a shim without a version behind it).
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@python=
+	for candidate in python3.11 python3 python3.12 python3.13; do
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi
+	done
+	[ -n "$$python" ] || { echo "Python 3.11 or newer is needed: install it, then run this again" >&2; exit 2; }
+	missing=
+	for library in $(SYSTEM_LIBRARIES); do
+	  $$python -c "import ctypes; ctypes.CDLL('$${library%%:*}')" 2>/dev/null || missing="$$missing $${library##*:}"
+	done
+	$$python -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"
+	if [ -n "$$missing" ]; then
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo"
+	  install="apt-get update -qq && apt-get install -qq -y --no-install-recommends$$missing"
+	  echo "installing system packages:$$missing"
+	  command -v apt-get >/dev/null && $$as_root env DEBIAN_FRONTEND=noninteractive sh -c "$$install" ||
+	    { echo "system packages are missing; as root run: $$install" >&2; exit 2; }
+	fi
+	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[$(EXTRAS)]
+	touch $@

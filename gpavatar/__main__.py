@@ -1,0 +1,45 @@
+"""The `gpavatar` command: a table from verb to typed function, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A program: the module `python -m` also runs, the name in it of the function (or functions), and one line."""
+
+    module: str
+    attribute: str
+    about: str
+
+
+VERBS = {
+    "reenact": Verb("gpavatar.reenact", "reenact", "photos and a driving clip in, a video out"),
+    "track": Verb("gpavatar.track", "track", "a photo or clip in, head parameters and camera out"),
+    "assets": Verb("gpavatar.assets", "COMMANDS", "list, fetch and verify the external files"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `gpavatar VERB ...`; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if verb in ("-h", "--help"):
+        print("usage: gpavatar VERB [--help] ...\n\n3-D head avatars from one photo, a few, or a stream.\n")
+        print("\n".join(f"  {name:<10} {entry.about}" for name, entry in VERBS.items()))
+        return 0
+    if verb not in VERBS:
+        print(f"error: no verb is called {verb!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    from gpavatar.config import run_program
+
+    program = getattr(import_module(VERBS[verb].module), VERBS[verb].attribute)
+    return run_program(program, rest, prog=f"gpavatar {verb}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

