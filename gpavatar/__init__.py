@@ -1,1 +1,72 @@
-"""3-D head avatars from one photo, a few, or a stream."""
+"""3-D head avatars from one photo, a few, or a stream of frames, driven by a video.
+
+    avatar = gpavatar.create_avatar(["me.jpg"])
+    for frame in avatar.drive("clip.mp4"):
+        show(frame.image)
+
+Each name is imported when it is first used, so that `import gpavatar` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpavatar.camera import Camera
+    from gpavatar.media.image import read_image, to_u8, write_image
+    from gpavatar.media.writer import open_writer
+    from gpavatar.pipeline import DrivenFrame, DrivingClip, PersonAvatar, create_avatar, load_avatar, load_model
+    from gpavatar.retarget import Pose
+    from gpavatar.tracking.tracker import track_clip
+    from gpavatar.types import GpavatarError, HeadParams, Track
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Camera": "camera",
+    "DrivenFrame": "pipeline",
+    "DrivingClip": "pipeline",
+    "GpavatarError": "types",
+    "HeadParams": "types",
+    "PersonAvatar": "pipeline",
+    "Pose": "retarget",
+    "Track": "types",
+    "create_avatar": "pipeline",
+    "load_avatar": "pipeline",
+    "load_model": "pipeline",
+    "open_writer": "media.writer",
+    "read_image": "media.image",
+    "to_u8": "media.image",
+    "track_clip": "tracking.tracker",
+    "write_image": "media.image",
+}
+
+__all__ = [
+    "Camera",
+    "DrivenFrame",
+    "DrivingClip",
+    "GpavatarError",
+    "HeadParams",
+    "PersonAvatar",
+    "Pose",
+    "Track",
+    "create_avatar",
+    "load_avatar",
+    "load_model",
+    "open_writer",
+    "read_image",
+    "to_u8",
+    "track_clip",
+    "write_image",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
