@@ -97,22 +97,36 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
 
 
 def matrix_to_axis_angle(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
-    """Inverse of `axis_angle_to_matrix` for angles below π; not differentiable at π."""
-    vector = torch.stack(
-        [
-            rotation[..., 2, 1] - rotation[..., 1, 2],
-            rotation[..., 0, 2] - rotation[..., 2, 0],
-            rotation[..., 1, 0] - rotation[..., 0, 1],
-        ],
-        -1,
-    )
-    sine = vector.norm(dim=-1, keepdim=True) / 2
-    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2
+    """Inverse of `axis_angle_to_matrix` for angles up to π; at π either of the two axes, and not differentiable.
+
+    Below a quarter turn the axis comes from R − Rᵀ = 2 sin θ [n]×; above, where that fades, from its symmetric
+    partner (R + Rᵀ) / 2 − cos θ I = (1 − cos θ) n nᵀ, the sign from the former.
+    """
+    vector, sine, cosine = _sine_and_cosine(rotation)
     angle = torch.atan2(sine, cosine)
-    scale = torch.where(sine < 1e-6, torch.full_like(sine, 0.5), angle / (2 * sine.clamp_min(1e-12)))
-    return vector * scale
+    small = sine < 1e-6
+    below = vector * torch.where(small, torch.full_like(sine, 0.5), angle / (2 * torch.where(small, 1, sine)))
+
+    eye = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
+    squares = (rotation + rotation.transpose(-1, -2)) / 2 - cosine[..., None] * eye
+    largest = squares.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1)
+    axis = torch.nn.functional.normalize(squares.gather(-1, largest)[..., 0], dim=-1)
+    above = torch.where((axis * vector).sum(-1, keepdim=True) < 0, -axis, axis) * angle
+    return torch.where(cosine < 0, above, below)
 
 
 def rotation_angle_deg(a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Angle of the rotation that takes `a` to `b`, degrees in [0, 180]."""
-    return matrix_to_axis_angle(a.transpose(-1, -2) @ b).norm(dim=-1).rad2deg()
+    _, sine, cosine = _sine_and_cosine(a.transpose(-1, -2) @ b)
+    return torch.atan2(sine, cosine)[..., 0].rad2deg()
+
+
+def _sine_and_cosine(
+    rotation: Float[Tensor, "*batch 3 3"],
+) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+    """2 sin θ n, sin θ and cos θ of a rotation by θ in [0, π] about n."""
+    lower = rotation[..., [2, 0, 1], [1, 2, 0]]
+    upper = rotation[..., [1, 2, 0], [2, 0, 1]]
+    vector = lower - upper
+    trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+    return vector, vector.norm(dim=-1, keepdim=True) / 2, (trace - 1) / 2
