@@ -58,7 +58,7 @@ class AudioTrack:
         self._held = next(self._pieces, None)
 
     def packets_until(self, end_s: float) -> Iterator[av.Packet]:
-        """The packets that begin before `end_s` (clock of `path`) and were not given yet, on the clock of the output."""
+        """The packets not given yet that begin before `end_s` (clock of `path`), on the clock of the output."""
         while self._held is not None and self._time(self._held) < end_s:
             yield from self._emit(self._held)
             self._held = next(self._pieces, None)

@@ -24,6 +24,8 @@ from gpavatar.types import InputError
 
 MAX_PIXELS = 8192 * 8192  # 8K and a margin; a header that claims more is damaged or hostile
 HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+# Without these two swscale darkens every picture by 1 to 2 levels; they cost 0.7 ms at 512x512.
+FAITHFUL = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 COLORSPACE_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
 
@@ -271,5 +273,5 @@ def _to_rgb(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoRefor
     if frame.color_trc in HDR_CURVES:
         options |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
     smaller = width * height < frame.width * frame.height
-    options["interpolation"] = Interpolation.AREA if smaller else Interpolation.BICUBIC
+    options["interpolation"] = (Interpolation.AREA if smaller else Interpolation.BILINEAR) | FAITHFUL
     return reformatter.reformat(frame, width, height, "rgb24", **options).to_ndarray()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from gpavatar.media.audio import AudioTrack
@@ -22,8 +22,8 @@ from gpavatar.media.files import cannot_write, temporary_name
 from gpavatar.media.image import write_image
 from gpavatar.types import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+VIDEO_OUT_SUFFIXES = (".mp4", ".mov", ".m4v")
+IMAGE_OUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Frame times of 24, 25, 30, 50, 60, 120 and of the NTSC rates (x 1000/1001) are whole multiples of this.
 TIME_BASE = Fraction(1, 120_000)
 QUEUE_FRAMES = 4
@@ -35,13 +35,13 @@ def open_writer(
     """The writer for `path` by its suffix: a video, an image (one frame), or without a suffix a directory of png."""
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
+    if suffix in VIDEO_OUT_SUFFIXES:
         return VideoWriter(path, width_px, height_px, fps=fps, audio_from=audio_from)
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in IMAGE_OUT_SUFFIXES:
         return ImageWriter(path)
     if not suffix:
         return DirectoryWriter(path)
-    known = " ".join((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES))
+    known = " ".join((*VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES))
     raise InputError(f"{path}: cannot write {suffix} files; name one of {known}, or a directory")
 
 
@@ -220,6 +220,7 @@ class VideoWriter(FrameWriter):
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
+            interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND,
             threads=1,
         )
         frame.pts, frame.time_base = round((self._last_s - self._first_s) / TIME_BASE), TIME_BASE
