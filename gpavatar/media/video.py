@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -23,6 +23,7 @@ from gpavatar.media.files import check_file, check_range, fit_size
 from gpavatar.types import InputError
 
 MAX_PIXELS = 8192 * 8192  # 8K and a margin; a header that claims more is damaged or hostile
+MIN_STEP_S = 1e-3
 HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # Without these two swscale darkens every picture by 1 to 2 levels; they cost 0.7 ms at 512x512.
 FAITHFUL = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -52,6 +53,7 @@ class VideoFrame:
     image_u8: UInt8[np.ndarray, "height width 3"]  # RGB, contiguous
 
 
+@runtime_checkable
 class FrameReader(Protocol):
     """Anything that gives frames in order: `VideoReader`, `StillReader`, `AnimationReader`, `DirectoryReader`."""
 
@@ -116,8 +118,8 @@ class VideoReader:
                     time_s = last_s + 1 / self._fps if index else 0.0
                 else:
                     time_s = float(frame.pts * frame.time_base - self._origin)
-                # a time stamp that stands still or runs back would stop every writer: half a frame is the least step
-                time_s = max(time_s, last_s + 0.5 / self._fps)
+                # a time stamp that stands still or runs back would stop every writer
+                time_s = max(time_s, last_s + MIN_STEP_S)
                 if self.end_s is not None and time_s >= self.end_s - 1e-6:
                     return
                 last_s = time_s
@@ -150,7 +152,7 @@ class Turn:
         data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
         if data is None:
             return Turn(False, False, False, 0)
-        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float)
+        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
         angle = round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
         transpose = abs(b) + abs(c) > abs(a) + abs(d)
         return Turn(True, c < 0, b < 0, angle) if transpose else Turn(False, a < 0, d < 0, angle)
@@ -188,7 +190,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.vide
         raise InputError(f"{path}: holds {kind}; give a file with a video in it")
     context = streams[0].codec_context
     if context is None:
-        raise InputError(f"{path}: its video codec is unknown; convert it to H.264 (mp4)")
+        raise InputError(f"{path}: its video codec is unknown or its header damaged; copy it again or convert it to H.264")
     if context.width * context.height > MAX_PIXELS:
         size = f"{context.width}x{context.height}"
         raise InputError(f"{path}: frames of {size} px are beyond 8192x8192; scale it down first")
