@@ -72,7 +72,7 @@ class Flame:
         landmark_embedding: 68 points, `landmark_embedding.npy` (keys full_lmk_faces_idx, full_lmk_bary_coords) or a
             `.pkl`/`.npz` with lmk_face_idx and lmk_b_coords; without it `topology.ibug68` has no points.
         mediapipe_embedding: `mediapipe_landmark_embedding.npz`, 105 of the 478 points; the others have weight 0.
-        uv_layout: `head_template.obj` or `FLAME_texture.npz`; without it a spherical layout is generated.
+        uv_layout: `head_template.obj` or `FLAME_texture.npz`; without it a simple layout is generated.
         masks: `FLAME_masks.pkl`; without it regions are cut by rough proportions.
         joints_follow_expression: J(β, ψ) as in the released PyTorch code, for parameters fitted by it; the paper has
             J(β).

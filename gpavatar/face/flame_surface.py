@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,8 @@ MASKS = {
     "neck": ("neck",),
     "scalp": ("scalp",),
 }
-EYE_STRIP = 0.125  # height of the strip of the generated layout that holds the eyeballs
+CORNER = 0.0857  # radius of the discs that fit between a square's corners and the circle in it
+GAP = 0.004  # of the generated layout, between eyeballs and skin
 
 
 def build_topology(
@@ -38,7 +38,10 @@ def build_topology(
     masks: str | Path | None,
 ) -> HeadTopology:
     """Collect FLAME's topology from the given files; see `Flame.load` for what stands in for a missing one."""
-    uv, uv_faces = load_uv(Path(uv_layout), faces) if uv_layout else spherical_uv(template, faces, joints, skin_weights)
+    if uv_layout:
+        uv, uv_faces = load_uv(Path(uv_layout), faces)
+    else:
+        uv, uv_faces = disc_uv(template, joints, skin_weights), faces
     mediapipe, mediapipe_weights = _mediapipe(mediapipe_embedding, len(faces))
     return HeadTopology(
         faces=faces,
@@ -119,37 +122,30 @@ def _read_obj(path: Path) -> tuple[Float[np.ndarray, "uv_vert 2"], Int[np.ndarra
         ) from error
 
 
-def spherical_uv(
-    template: Float[Tensor, "vert 3"],
-    faces: Int[Tensor, "face 3"],
-    joints: Float[Tensor, "5 3"],
-    skin_weights: Float[Tensor, "vert 5"],
-) -> tuple[Float[Tensor, "uv_vert 2"], Int[Tensor, "face 3"]]:
-    """Longitude and latitude about the middle of the skull, the face in the middle; eyeballs in a strip below.
+def disc_uv(
+    template: Float[Tensor, "vert 3"], joints: Float[Tensor, "5 3"], skin_weights: Float[Tensor, "vert 5"]
+) -> Float[Tensor, "vert 2"]:
+    """A layout without seams: the skin as a disc about the crown, out to the open neck; eyeballs in the upper corners.
 
-    The seam runs down the back of the head. Folds (inner lips, nostrils, behind the ears) overlap.
+    Azimuthal equidistant projections, radius ∝ angle to the pole: of the skin seen from the middle of the skull with
+    the pole upwards and the face at the bottom, of each eyeball with the pole at the pupil. Folds (inner lips,
+    nostrils, behind the ears) overlap.
     """
     skull = torch.stack([template.new_tensor(0.0), joints[LEFT_EYE:, 1].mean(), template[:, 2].median()])
     x, y, z = (template - skull).unbind(-1)
-    longitude = torch.atan2(x, z) / (2 * math.pi) + 0.5
-    latitude = torch.atan2((x * x + z * z).sqrt(), y) / math.pi
-    uv = torch.stack([longitude, latitude * (1 - EYE_STRIP)], -1)
+    uv = _disc(torch.stack([x, z, y], -1), skin_weights[:, LEFT_EYE:].amax(-1) < 0.5) * 0.5 + 0.5
+    for eye, corner in ((RIGHT_EYE, CORNER), (LEFT_EYE, 1 - CORNER)):
+        x, y, z = (template - joints[eye]).unbind(-1)
+        chosen = skin_weights[:, eye] > 0.5
+        disc = _disc(torch.stack([x, -y, z], -1), chosen) * (CORNER - GAP) + template.new_tensor([corner, CORNER])
+        uv = torch.where(chosen[:, None], disc, uv)
+    return uv
 
-    at_seam = uv[faces, 0].amax(-1, keepdim=True) - uv[faces, 0] > 0.5
-    at_seam &= skin_weights[faces, LEFT_EYE:].amax(-1) < 0.5
-    keys, uv_faces = (faces + at_seam * len(template)).unique(return_inverse=True)
-    origin, wrapped = keys % len(template), keys >= len(template)
-    uv = uv[origin] + torch.stack([wrapped.float(), torch.zeros_like(keys).float()], -1)
-    uv[:, 0] /= uv[:, 0].amax()
 
-    for eye, centre in ((RIGHT_EYE, 0.5), (LEFT_EYE, 1.5)):
-        chosen = skin_weights[origin, eye] > 0.5
-        direction = torch.nn.functional.normalize(template[origin[chosen]] - joints[eye], dim=-1)
-        radius = torch.acos(direction[:, 2].clamp(-1, 1)) / math.pi
-        heading = torch.nn.functional.normalize(direction[:, :2] * direction.new_tensor([1.0, -1.0]), dim=-1)
-        disc = 0.49 * radius[:, None] * heading + direction.new_tensor([centre, 0.5])
-        uv[chosen] = disc * EYE_STRIP + direction.new_tensor([0.0, 1 - EYE_STRIP])
-    return uv, uv_faces
+def _disc(offset: Float[Tensor, "vert 3"], chosen: Bool[Tensor, " vert"]) -> Float[Tensor, "vert 2"]:
+    """The directions of `offset` on a disc about its third axis, which the chosen vertices fill to radius 1."""
+    angle = torch.atan2(offset[:, :2].norm(dim=-1), offset[:, 2])
+    return torch.nn.functional.normalize(offset[:, :2], dim=-1) * (angle / angle[chosen].amax())[:, None]
 
 
 def load_regions(path: Path, n_verts: int) -> dict[str, Bool[Tensor, " vert"]]:
@@ -182,6 +178,12 @@ def guess_regions(
     ears = (x.abs() > 1.12) & (y > -1.2) & (y < 0.5) & (z < -0.3) & ~neck
     face = (x.abs() < 1.15) & (y > -2.1) & (y < 1.0) & (z > -0.6) & ~(eyes | neck | ears)
     lips = face & (x.abs() < 0.45) & (y > -1.35) & (y < -0.8) & (z > 0.1)
-    scalp = ~(eyes | neck | ears | face)
-    empty = torch.zeros_like(eyes)
-    return dict(face=face, eyes=eyes, lips=lips, mouth_interior=empty, ears=ears, neck=neck, scalp=scalp)
+    return {
+        "face": face,
+        "eyes": eyes,
+        "lips": lips,
+        "mouth_interior": torch.zeros_like(eyes),
+        "ears": ears,
+        "neck": neck,
+        "scalp": ~(eyes | neck | ears | face),
+    }
