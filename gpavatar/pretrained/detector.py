@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,8 @@ class Window:
 class FaceDetector:
     """Finds every face of a picture (`detect`) or follows the faces of a video (`detect_next`).
 
-    `detect` depends on nothing but the picture. `detect_next` starts from where the faces were in the call before, which
-    keeps hold of profiles and small faces; the two share no state. Raises AssetError when the model cannot be had.
+    `detect` depends on nothing but the picture. `detect_next` starts from where the faces were in the call before,
+    which keeps hold of profiles and small faces; the two share no state. AssetError when the model cannot be had.
     """
 
     def __init__(self, max_faces: int = 6, model: Path | None = None):
@@ -108,6 +109,8 @@ class FaceDetector:
             self._still.detect(_as_mediapipe(blank))
             self.reset()
         self._window: Window | None = None
+        # MediaPipe's own clean-up fails with a traceback when it only comes as the interpreter goes down.
+        self.close = weakref.finalize(self, _close, self._still, self._video)
 
     def detect(self, image_u8: UInt8[np.ndarray, "height width 3"]) -> list[FaceDetection]:
         """Every face, the largest first; empty when there is none.
@@ -135,11 +138,6 @@ class FaceDetector:
     def reset(self) -> None:
         """Forget where the faces of the video were, as at a cut."""
         self._look_next(_as_mediapipe(np.zeros((64, 64, 3), np.uint8)))
-
-    def close(self) -> None:
-        """Release the networks."""
-        self._still.close()
-        self._video.close()
 
     def _look_next(self, picture: mediapipe.Image) -> vision.FaceLandmarkerResult:
         self._clock_ms += 33  # must grow; with several faces nothing else depends on it
@@ -171,6 +169,11 @@ def _landmarker(model: Path, mode: vision.RunningMode, max_faces: int) -> vision
         output_facial_transformation_matrixes=True,
     )
     return vision.FaceLandmarker.create_from_options(options)
+
+
+def _close(*networks: vision.FaceLandmarker) -> None:
+    for network in networks:
+        network.close()
 
 
 def _as_mediapipe(view_u8: np.ndarray) -> mediapipe.Image:

@@ -6,6 +6,7 @@ at the landmarks, so that they do not depend on pose and expression; they tell t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +23,7 @@ FaceChoice = Literal["largest", "left", "right"] | int  # a number counts the fa
 THUMBNAIL_PX = (48, 27)
 CUT_LEVEL = 0.10  # mean change of the thumbnail's grey values, of the full range, that may be a cut ...
 CUT_RATIO = 4.0  # ... when it is also so many times the usual change between frames
-SAME_LOOKS = 0.16  # mean change of the colours at the landmarks, of the full range: above it is somebody else
+SAME_LOOKS = 0.12  # mean change of the colours at the landmarks, of the full range: above it is somebody else
 LOOKS_MEMORY_S = 2.0  # time constant of the remembered looks
 REACH = 0.45  # face sizes that a face may move between neighbouring frames ...
 REACH_PER_S = 2.0  # ... and while it is not seen
@@ -41,48 +42,76 @@ class Sighting:
     height_px: int
     face: FaceDetection | None
     after_cut: bool  # the first frame of a shot, the clip's first included
-    most_faces: int  # seen in one frame so far
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A face in this frame, with what tells people apart."""
+
+    face: FaceDetection
+    centre_px: Float[np.ndarray, " 2"]
+    looks: Float[np.ndarray, "478 3"]  # the picture's colours at the landmarks, [0, 1]
+
+    @staticmethod
+    def of(face: FaceDetection, image_u8: np.ndarray) -> _Seen:
+        height, width = image_u8.shape[:2]
+        columns, rows = face.landmarks_px.numpy().T.astype(int)
+        colours = image_u8[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        return _Seen(face, _centre(face), colours.astype(np.float64) / 255)
 
 
 @dataclass(frozen=True)
 class _Person:
-    """Who is followed: where last, how fast, how large, and the colours at the landmarks."""
+    """Somebody in the picture: where last, how fast, how large, and the colours at the landmarks."""
 
-    centre_px: Float[np.ndarray, " 2"]
+    last: _Seen
+    looks: Float[np.ndarray, "478 3"]  # as remembered over LOOKS_MEMORY_S
     velocity_px_s: Float[np.ndarray, " 2"]
-    size_px: float
-    looks: Float[np.ndarray, "478 3"]
     seen_s: float
 
-    def met_again(self, face: FaceDetection, looks: np.ndarray, time_s: float) -> _Person:
-        """The same person, seen now."""
-        centre, passed = _centre(face), max(time_s - self.seen_s, 1e-3)
-        share = 1 - np.exp(-passed / LOOKS_MEMORY_S)
-        velocity = 0.5 * self.velocity_px_s + 0.5 * (centre - self.centre_px) / passed
-        return _Person(centre, velocity, face.size_px, self.looks + share * (looks - self.looks), time_s)
+    @staticmethod
+    def first_met(seen: _Seen, time_s: float) -> _Person:
+        return _Person(seen, seen.looks, np.zeros(2), time_s)
 
-    def mismatch(self, face: FaceDetection, looks: np.ndarray, time_s: float) -> float:
-        """How unlikely it is to be this person; above 1 it is not."""
+    def met_again(self, seen: _Seen, time_s: float) -> _Person:
+        passed = max(time_s - self.seen_s, 1e-3)
+        share = 1 - np.exp(-passed / LOOKS_MEMORY_S)
+        velocity = (self.velocity_px_s + (seen.centre_px - self.last.centre_px) / passed) / 2
+        return _Person(seen, self.looks + share * (seen.looks - self.looks), velocity, time_s)
+
+    def change(self, seen: _Seen) -> float:
+        """How different it looks; above SAME_LOOKS it is somebody else."""
+        return float(np.abs(seen.looks - self.looks).mean())
+
+    def mismatch(self, seen: _Seen, time_s: float) -> float:
+        """How unlikely it is to be this person; infinite when it cannot be."""
         passed = time_s - self.seen_s
-        expected = self.centre_px + self.velocity_px_s * min(passed, 0.25)
-        moved = np.linalg.norm(_centre(face) - expected) / max(self.size_px, face.size_px)
-        grown = abs(np.log(face.size_px / self.size_px))
         reach = REACH + REACH_PER_S * passed
-        change = float(np.abs(looks - self.looks).mean())
-        return max(float(moved) / reach, grown / reach, change / SAME_LOOKS)
+        expected = self.last.centre_px + self.velocity_px_s * min(passed, 0.25)
+        sizes = self.last.face.size_px, seen.face.size_px
+        terms = (
+            float(np.linalg.norm(seen.centre_px - expected)) / max(sizes) / reach,
+            abs(math.log(sizes[1] / sizes[0])) / reach,
+            self.change(seen) / SAME_LOOKS,
+        )
+        return sum(terms) if max(terms) <= 1 else math.inf
 
 
 class PersonFollower:
-    """Finds the chosen person in frame after frame of one video."""
+    """Finds the chosen person in frame after frame of one video.
+
+    Everybody in view is followed, so that a face in front of the chosen one's is known for whose it is.
+    """
 
     def __init__(self, detector: FaceDetector, choice: FaceChoice = "largest"):
         self._detector = detector
         self._choice = choice
-        self._person: _Person | None = None
+        self._people: dict[int, _Person] = {}
+        self._followed: int | None = None
         self._window: Window | None = None
         self._cuts = CutDetector()
-        self._searched_s = -np.inf
-        self._most_faces = 0
+        self._searched_s = -math.inf
+        self.most_faces = 0  # seen in one frame so far
 
     def sightings(self, frames: Iterable[VideoFrame]) -> Iterator[Sighting]:
         """One sighting per frame."""
@@ -93,56 +122,74 @@ class PersonFollower:
         """The person in the next frame."""
         after_cut = self._cuts.is_cut(frame.image_u8)
         if after_cut:
-            self._window, self._searched_s = None, -np.inf
+            self._window = None
             self._detector.reset()
-        faces = self._faces(frame)
-        self._most_faces = max(self._most_faces, len(faces))
-        face = self._chosen(faces, frame, after_cut)
-        height, width = frame.image_u8.shape[:2]
+        seen = self._seen(frame, after_cut)
+        self.most_faces = max(self.most_faces, len(seen))
+        chosen = self._chosen_in_new_shot(seen, frame.time_s) if after_cut else self._chosen(seen, frame.time_s)
+        face = None if chosen is None else chosen.face
         if face is not None:
             self._window = self._window_for(face, frame.image_u8)
-        return Sighting(frame.index, frame.time_s, width, height, face, after_cut, self._most_faces)
+        height, width = frame.image_u8.shape[:2]
+        return Sighting(frame.index, frame.time_s, width, height, face, after_cut)
 
-    def _faces(self, frame: VideoFrame) -> list[FaceDetection]:
-        """Cheap where the person was; a search of the whole picture when that shows nothing of them."""
-        if self._person is not None and self._searched_s > -np.inf:
-            faces = self._detector.detect_next(frame.image_u8, self._window)
-            if self._match(faces, frame) is not None:
-                return faces
-        if frame.time_s - self._searched_s < SEARCH_EVERY_S and self._window is None:
-            return self._detector.detect_next(frame.image_u8)
-        self._searched_s = frame.time_s
-        self._window = None
-        return self._detector.detect(frame.image_u8)
+    def _seen(self, frame: VideoFrame, after_cut: bool) -> list[_Seen]:
+        """The faces where the person was; a search of the whole picture when they are not seen there."""
+        if not after_cut:
+            seen = [_Seen.of(face, frame.image_u8) for face in self._detector.detect_next(frame.image_u8, self._window)]
+            if self._followed in self._matched(seen, frame.time_s):
+                return seen
+            if self._window is None and frame.time_s - self._searched_s < SEARCH_EVERY_S:
+                return seen
+        self._searched_s, self._window = frame.time_s, None
+        return [_Seen.of(face, frame.image_u8) for face in self._detector.detect(frame.image_u8)]
 
-    def _match(self, faces: list[FaceDetection], frame: VideoFrame) -> FaceDetection | None:
-        """The face that is the person followed."""
-        scored = [(self._person.mismatch(face, _looks(frame.image_u8, face), frame.time_s), face) for face in faces]
-        score, face = min(scored, key=lambda pair: pair[0], default=(np.inf, None))
-        return face if score <= 1 else None
+    def _matched(self, seen: list[_Seen], time_s: float) -> dict[int, _Seen]:
+        """Who is who: the likeliest pairs first, each person and each face once."""
+        pairs = [(who, one, person.mismatch(one, time_s)) for who, person in self._people.items() for one in seen]
+        matched: dict[int, _Seen] = {}
+        taken: set[int] = set()
+        for who, one, mismatch in sorted(pairs, key=lambda pair: pair[2]):
+            if mismatch < math.inf and who not in matched and id(one) not in taken:
+                matched[who] = one
+                taken.add(id(one))
+        return matched
 
-    def _chosen(self, faces: list[FaceDetection], frame: VideoFrame, after_cut: bool) -> FaceDetection | None:
-        if self._person is not None and after_cut:  # in the new shot the person may stand anywhere, but looks the same
-            alike = [(float(np.abs(_looks(frame.image_u8, face) - self._person.looks).mean()), face) for face in faces]
-            change, face = min(alike, key=lambda pair: pair[0], default=(np.inf, None))
-            self._person = None
-            face = face if change <= SAME_LOOKS else self._by_rule(faces)
-        elif self._person is not None and frame.time_s - self._person.seen_s <= FORGET_S:
-            face = self._match(faces, frame)
+    def _chosen(self, seen: list[_Seen], time_s: float) -> _Seen | None:
+        matched = self._matched(seen, time_s)
+        known = {id(one) for one in matched.values()}
+        for who, one in matched.items():
+            self._people[who] = self._people[who].met_again(one, time_s)
+        for one in seen:
+            if id(one) not in known:
+                self._meet(one, time_s)
+        self._people = {who: p for who, p in self._people.items() if time_s - p.seen_s <= FORGET_S}
+        if self._followed not in self._people:
+            self._followed = self._who(choose_face([one.face for one in seen], self._choice))
+        return self._seen_now(time_s)
+
+    def _chosen_in_new_shot(self, seen: list[_Seen], time_s: float) -> _Seen | None:
+        """In a new shot the person may stand anywhere, but looks the same; without anybody alike the rule chooses."""
+        before = self._people.get(self._followed)
+        self._people = {}
+        for one in seen:
+            self._meet(one, time_s)
+        alike = min(seen, key=before.change, default=None) if before is not None else None
+        if alike is None or before.change(alike) > SAME_LOOKS:
+            self._followed = self._who(choose_face([one.face for one in seen], self._choice))
         else:
-            self._person = None
-            face = self._by_rule(faces)
-        if face is None:
-            return None
-        looks = _looks(frame.image_u8, face)
-        if self._person is None:
-            self._person = _Person(_centre(face), np.zeros(2), face.size_px, looks, frame.time_s)
-        else:
-            self._person = self._person.met_again(face, looks, frame.time_s)
-        return face
+            self._followed = self._who(alike.face)
+        return self._seen_now(time_s)
 
-    def _by_rule(self, faces: list[FaceDetection]) -> FaceDetection | None:
-        return choose_face(faces, self._choice)
+    def _meet(self, seen: _Seen, time_s: float) -> None:
+        self._people[max(self._people, default=-1) + 1] = _Person.first_met(seen, time_s)
+
+    def _who(self, face: FaceDetection | None) -> int | None:
+        return next((who for who, person in self._people.items() if person.last.face is face), None)
+
+    def _seen_now(self, time_s: float) -> _Seen | None:
+        person = self._people.get(self._followed)
+        return person.last if person is not None and person.seen_s == time_s else None
 
     def _window_for(self, face: FaceDetection, image_u8: np.ndarray) -> Window | None:
         """None, the whole picture, where that shows the face large enough; else a window that stays while it can."""
@@ -150,10 +197,10 @@ class PersonFollower:
         if reduced >= 1 or face.size_px * reduced >= SHARP_FACE_PX:
             return None
         window = self._window
-        if window is not None and window.contains(face.box_px, margin_px=0.4 * face.size_px):
-            if 0.6 < VIEW_SCALE * face.size_px / (window.x1 - window.x0) < 1.3:
-                return window
-        return Window.around(face.box_px, VIEW_SCALE)
+        if window is None or not window.contains(face.box_px, margin_px=0.4 * face.size_px):
+            return Window.around(face.box_px, VIEW_SCALE)
+        size = VIEW_SCALE * face.size_px / (window.x1 - window.x0)
+        return window if 0.6 < size < 1.3 else Window.around(face.box_px, VIEW_SCALE)
 
 
 class CutDetector:
@@ -190,10 +237,3 @@ def choose_face(faces: list[FaceDetection], choice: FaceChoice) -> FaceDetection
 
 def _centre(face: FaceDetection) -> Float[np.ndarray, " 2"]:
     return face.landmarks_px.mean(0).double().numpy()
-
-
-def _looks(image_u8: np.ndarray, face: FaceDetection) -> Float[np.ndarray, "478 3"]:
-    """Colours at the landmarks, in [0, 1]; outside the picture those of its border."""
-    height, width = image_u8.shape[:2]
-    columns, rows = face.landmarks_px.numpy().T.astype(int)
-    return image_u8[rows.clip(0, height - 1), columns.clip(0, width - 1)].astype(np.float64) / 255
