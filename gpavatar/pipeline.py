@@ -28,7 +28,7 @@ from gpavatar.media.frames import open_frames
 from gpavatar.media.video import FrameReader, VideoFrame, check_file
 from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
 from gpavatar.streaming import Stopwatch, prefetch
-from gpavatar.types import FaceStatus, InputError, RenderOutput, Track, TrackedFrame, map_tensors
+from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_tensors
 
 State = TypeVar("State", bound=AvatarState)
 
@@ -36,6 +36,7 @@ METHODS = {"textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh"}  # na
 DEFAULT_METHOD = "textured_mesh"
 DEFAULT_SIZE_PX = 512
 DRIVING_SIDE_PX = 1280  # a larger driving frame is scaled down as it is decoded
+LOOKAHEAD_S = 2.0  # of the driver are tracked before its first frame comes out: they decide the driver's shape
 TRACK_SUFFIX = ".npz"
 
 
@@ -50,7 +51,7 @@ def load_model(name: str = DEFAULT_METHOD, device: str = "auto") -> Avatar:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one. InputError for a device that this machine or this torch lacks."""
+    """The device called `name`; "auto" is the GPU where there is one. InputError for one that cannot be used here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name != "cpu" and not name.startswith("cuda"):
@@ -60,12 +61,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def parse_face(text: str) -> str | int:
+    """Whom to follow: "largest", "left", "right", or a number from the left, from 1. InputError for anything else."""
+    if text.isdecimal() and int(text):
+        return int(text)
+    if text not in ("largest", "left", "right"):
+        raise InputError(f"face {text!r}: must be largest, left, right, or a number from the left, from 1")
+    return text
+
+
 @dataclass(frozen=True)
 class DrivingFrame:
-    """A frame of the driver: what the tracker found in it, and the picture where there is one."""
+    """A frame of the driver."""
 
     tracked: TrackedFrame
-    image_u8: UInt8[np.ndarray, "height width 3"] | None
+    image_u8: UInt8[np.ndarray, "height width 3"] | None = None  # where asked for; of a saved track, its landmarks
 
 
 @dataclass(frozen=True)
@@ -83,14 +93,14 @@ def default_head() -> MorphableHead:
     """The open head, loaded once."""
     from gpavatar.face.open_head import OpenHead
 
-    return OpenHead()
+    return OpenHead.load()
 
 
 class DrivingClip:
     """Something that drives: a video, an image, a directory of frames, or a saved track (.npz).
 
-    Iterating gives each frame's parameters with its picture (None for a saved track), one at a time.
-    Raises InputError where the file cannot be read, and at its end where no frame showed a face.
+    Iterating gives the frames, one at a time, tracked in two threads. `pictures` keeps each frame's picture until its
+    turn comes. Raises InputError where the file cannot be read, and at the end where no frame showed a face.
     """
 
     def __init__(
@@ -100,9 +110,10 @@ class DrivingClip:
         face: str | int = "largest",
         start_s: float | None = None,
         end_s: float | None = None,
+        pictures: bool = False,
         watch: Stopwatch | None = None,
     ) -> None:
-        self.path, self._face, self._watch = Path(path), face, watch or Stopwatch()
+        self.path, self._face, self._pictures, self._watch = Path(path), face, pictures, watch or Stopwatch()
         self._reader: FrameReader | None = None
         if self.path.suffix == TRACK_SUFFIX:
             self._track = saved_track(self.path, start_s, end_s)
@@ -118,35 +129,34 @@ class DrivingClip:
         return self._reader.broken_at_s if self._reader else None
 
     def __iter__(self) -> Iterator[DrivingFrame]:
-        num_faces = num_frames = 0
-        for frame in self._from_track() if self._reader is None else self._from_pictures(self._reader):
-            num_frames += 1
-            num_faces += frame.tracked.status == FaceStatus.TRACKED
-            yield frame
-        if not num_faces:
-            raise InputError(f"{self.path}: no face in any of its {num_frames} frames; give one that shows a face")
+        return self._from_track() if self._reader is None else self._from_pictures(self._reader)
 
     def _from_track(self) -> Iterator[DrivingFrame]:
+        width_px, height_px = self._track.width_px, self._track.height_px
         for index in range(len(self._track)):
-            yield DrivingFrame(self._track.frame(index), None)
+            frame = self._track.frame(index)
+            yield DrivingFrame(frame, _dots(frame, width_px, height_px) if self._pictures else None)
 
     def _from_pictures(self, reader: FrameReader) -> Iterator[DrivingFrame]:
         from gpavatar.tracking.tracker import Tracker, TrackerConfig
 
-        shown: deque[VideoFrame] = deque()
+        config = TrackerConfig(face=self._face, lookahead_s=LOOKAHEAD_S)
+        pictures: deque[UInt8[np.ndarray, "height width 3"]] = deque()
 
-        def remembered() -> Iterator[VideoFrame]:
+        def read() -> Iterator[VideoFrame]:
             for frame in self._watch.each("decode", reader):
-                shown.append(frame)
-                yield frame
+                if self._pictures:
+                    pictures.append(frame.image_u8)
+                with self._watch("detect"):  # what the tracker does with it before it asks for the next
+                    yield frame
 
-        tracker = Tracker(default_head(), TrackerConfig(face=self._face, mode="causal"))
-        for tracked in self._watch.each("track", tracker.stream(remembered())):
-            yield DrivingFrame(tracked, shown.popleft().image_u8)
+        tracker = Tracker(default_head(), config)
+        for tracked in self._watch.each("fit", tracker.stream(read(), str(self.path))):
+            yield DrivingFrame(tracked, pictures.popleft() if self._pictures else None)
 
 
 def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track:
-    """The frames of a saved track with start <= time < end; InputError where there are none."""
+    """The frames of a saved track with start <= time < end; InputError where there are none, or none with a face."""
     from gpavatar.tracking.track_file import load_track
 
     track = load_track(path, default_head())
@@ -154,7 +164,18 @@ def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track
     if not keep.any():
         raise InputError(f"{path}: no frames between {start_s} s and {end_s} s; it ends at {track.times_s[-1]:g} s")
     per_frame = {name: getattr(track, name)[keep] for name in ("times_s", "status", "params", "camera", "landmarks_px")}
+    if not per_frame["status"].any():
+        raise InputError(f"{path}: no face in any of its frames; track a clip that shows a face")
     return replace(track, **per_frame)
+
+
+def _dots(frame: TrackedFrame, width_px: int, height_px: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The landmarks as white dots on black: all that a saved track can show of its driver."""
+    picture = np.zeros((height_px, width_px, 3), np.uint8)
+    x, y = frame.landmarks_px[frame.landmarks_px.isfinite().all(-1)].long().T.numpy()
+    inside = (x >= 0) & (x < width_px) & (y >= 0) & (y < height_px)
+    picture[y[inside], x[inside]] = 255
+    return picture
 
 
 class PersonAvatar(Generic[State]):
@@ -167,6 +188,11 @@ class PersonAvatar(Generic[State]):
     def reference(self) -> Reference:
         """The view of the first source frame, on the CPU."""
         return map_tensors(self.state.reference, lambda tensor: tensor.cpu())
+
+    @property
+    def expression_names(self) -> tuple[str, ...]:
+        """What each weight of `HeadParams.expression` does."""
+        return default_head().expression_names
 
     def render(
         self,
@@ -235,7 +261,7 @@ def create_avatar(
 ) -> PersonAvatar:
     """An avatar of the person on the photos and clips; the first one is the reference view.
 
-    `face` chooses among several people: "largest", "left", "right", or a number from the left, from 0.
+    `face` chooses among several people: "largest", "left", "right", or a number from the left, from 1.
     Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
     from gpavatar.tracking.sources import source_frames

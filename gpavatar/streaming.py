@@ -16,12 +16,20 @@ T = TypeVar("T")
 POLL_S = 0.1  # how often a stage that waits for room looks whether it is still wanted
 
 
+class _ThreadTimes(threading.local):
+    """Of the current thread: seconds waited for other stages, and seconds of the stages within the one running."""
+
+    waited_s = 0.0
+    inner_s = 0.0
+
+
 @dataclass(frozen=True)
 class _Failure:
     error: BaseException
 
 
 _END = object()
+_times = _ThreadTimes()
 
 
 def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
@@ -36,7 +44,8 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
     def hand_over(item) -> None:
         while not unwanted.is_set():
             try:
-                return waiting.put(item, timeout=POLL_S)
+                with _waits():
+                    return waiting.put(item, timeout=POLL_S)
             except queue.Full:
                 continue
 
@@ -53,10 +62,14 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
             if isinstance(items, Generator):
                 items.close()
 
+    def take() -> T | _Failure:
+        with _waits():
+            return waiting.get()
+
     worker = threading.Thread(target=work, name="prefetch", daemon=True)
     worker.start()
     try:
-        while (item := waiting.get()) is not _END:
+        while (item := take()) is not _END:
             if isinstance(item, _Failure):
                 raise item.error
             yield item
@@ -66,25 +79,24 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
 
 
 class Stopwatch:
-    """Seconds spent in each named stage, waiting not included; a stage within another counts for itself only."""
+    """Seconds spent in each named stage, not counting what it waited for others or what stages within it took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
-        self._inner = threading.local()
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Add the time of the block to `stage`."""
-        outer_s, self._inner.seconds = getattr(self._inner, "seconds", 0.0), 0.0
-        start_s = time.perf_counter()
+        outer_inner_s, _times.inner_s = _times.inner_s, 0.0
+        waited_s, start_s = _times.waited_s, time.perf_counter()
         try:
             yield
         finally:
-            total_s = time.perf_counter() - start_s
+            busy_s = time.perf_counter() - start_s - (_times.waited_s - waited_s)
             with self._lock:
-                self.seconds[stage] += total_s - self._inner.seconds
-            self._inner.seconds = outer_s + total_s
+                self.seconds[stage] += busy_s - _times.inner_s
+            _times.inner_s = outer_inner_s + busy_s
 
     def each(self, stage: str, items: Iterable[T]) -> Generator[T, None, None]:
         """The same items; the time that making them takes is added to `stage`."""
@@ -95,3 +107,12 @@ class Stopwatch:
             if item is _END:
                 return
             yield item
+
+
+@contextmanager
+def _waits() -> Iterator[None]:
+    start_s = time.perf_counter()
+    try:
+        yield
+    finally:
+        _times.waited_s += time.perf_counter() - start_s

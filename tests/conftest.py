@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,3 +29,35 @@ def device(request) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Path:
+    """A real photo that anybody can have: the astronaut, 512 x 512."""
+    from gpavatar.assets import fetch
+
+    return fetch("astronaut")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """Ten frames of a real clip, 640 x 360 at 30 frames/s, with a tone as its sound."""
+    import av
+
+    from gpavatar.assets import fetch
+
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(fetch("pexels_clip"))) as source, av.open(str(path), "w") as target:
+        video = target.add_stream("libx264", rate=30, width=640, height=360, options={"crf": "18"})
+        sound = target.add_stream("aac", rate=48000, layout="mono")
+        for index, frame in zip(range(10), source.decode(video=0), strict=False):
+            picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), "rgb24")
+            picture.pts, picture.time_base = index, Fraction(1, 30)
+            target.mux(video.encode(picture))
+        target.mux(video.encode(None))
+        wave = np.sin(np.arange(16000) * (2 * np.pi * 440 / 48000), dtype=np.float32)[None]
+        tone = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+        tone.sample_rate, tone.pts = 48000, 0
+        target.mux(sound.encode(tone))
+        target.mux(sound.encode(None))
+    return path

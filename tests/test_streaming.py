@@ -69,3 +69,11 @@ def test_a_stage_within_another_counts_for_itself_only() -> None:
         time.sleep(0.05)  # spent by the caller, in no stage
     assert watch.seconds["inner"] == pytest.approx(0.06, abs=0.012)
     assert watch.seconds["outer"] == pytest.approx(0.03, abs=0.012)
+
+
+def test_waiting_for_another_thread_is_no_work() -> None:
+    watch = Stopwatch()
+    slow = prefetch(watch.each("slow", (time.sleep(0.03) or i for i in range(4))), depth=1)
+    assert len(list(watch.each("quick", (time.sleep(0.005) or i for i in slow)))) == 4
+    assert watch.seconds["slow"] == pytest.approx(0.12, abs=0.012)
+    assert watch.seconds["quick"] == pytest.approx(0.02, abs=0.012)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +25,7 @@ class Reference:
     image: Float[Tensor, "3 height width"]  # [0, 1]
 
 
+@runtime_checkable
 class AvatarState(Protocol):
     """What every method's state has; it is saved and loaded with the rest."""
 
@@ -35,10 +36,12 @@ class AvatarState(Protocol):
 State = TypeVar("State", bound=AvatarState)
 
 
+@runtime_checkable
 class Avatar(Protocol[State]):
     """A way to make an avatar. `encode` runs once per person, `render` once per frame; neither needs a trainer."""
 
     name: str
+    sha256: str  # of all that decides its pictures beside the photos: weights, head, version of the method
 
     def encode(self, frames: Sequence[SourceFrame]) -> State:
         """One or several photos of a person -> what is needed to draw them. The first frame is the reference view."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,9 @@ from torch import Tensor
 from gpavatar.camera import Camera, matrix_to_axis_angle
 from gpavatar.media.align import crop_image, head_crop
 from gpavatar.media.frames import open_frames
-from gpavatar.media.image import to_float
 from gpavatar.pretrained.matting import matte
 from gpavatar.tracking.tracker import Tracker
-from gpavatar.types import FaceStatus, InputError, SourceFrame, TrackedFrame
+from gpavatar.types import InputError, SourceFrame, TrackedFrame
 
 SOURCE_PX = 512
 MAX_SIDE_PX = 2048  # of a photo as it is read; the crop that is kept has SOURCE_PX
@@ -31,30 +31,28 @@ FRONTAL = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # head -> camera for a fa
 
 @dataclass(frozen=True)
 class View:
-    """A frame of a source clip, and how good it is."""
+    """A photo, or one frame of a source clip."""
 
+    name: str
     image_u8: UInt8[np.ndarray, "height width 3"]
-    tracked: TrackedFrame
-    yaw_pitch_deg: tuple[float, float]
-    sharpness: float  # mean squared Laplacian of the face, grey values in [0, 1]
 
 
 def source_frames(paths: Sequence[str | Path], tracker: Tracker, size_px: int = SOURCE_PX) -> list[SourceFrame]:
-    """Every photo, and up to eight views of every clip, as source frames with one shape: the mean of theirs.
+    """Every photo, and up to eight views of every clip, as source frames, fitted under one shape.
 
     The views of a clip are sharp and as different in yaw and pitch as they come; the most frontal stands first.
     Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
-    frames = [frame for path in paths for frame in _read(Path(path), tracker, size_px)]
-    shape = torch.stack([frame.params.shape for frame in frames]).mean(0)
-    return [replace(frame, params=replace(frame.params, shape=shape)) for frame in frames]
+    views = [view for path in paths for view in _views(Path(path), tracker)]
+    tracked = tracker.track_images([view.image_u8 for view in views], [view.name for view in views])
+    return [source_frame(view.image_u8, fit, size_px) for view, fit in zip(views, tracked, strict=True)]
 
 
 def source_frame(image_u8: UInt8[np.ndarray, "height width 3"], tracked: TrackedFrame, size_px: int) -> SourceFrame:
     """One picture and what the tracker knows of it -> the square around the head, with matte and camera of the crop."""
     height_px, width_px = image_u8.shape[:2]
     box = head_crop(tracked.landmarks_px)
-    image = crop_image(to_float(image_u8), box, size_px).image
+    image = crop_image(image_u8, box, size_px).image
     person = matte(image)
     camera = tracked.camera.crop(*box.normalised(width_px, height_px))
     landmarks_px = box.to_crop_px(tracked.landmarks_px, size_px)
@@ -87,37 +85,28 @@ def yaw_pitch_deg(camera: Camera) -> tuple[float, float]:
 
 def sharpness(image_u8: UInt8[np.ndarray, "height width 3"], landmarks_px: Float[Tensor, "478 2"]) -> float:
     """Mean squared Laplacian of the face, scaled to one size so that a near face is not called soft."""
-    grey = crop_image(to_float(image_u8), head_crop(landmarks_px), 256).image.mean(0)[64:192, 64:192]
+    grey = crop_image(image_u8, head_crop(landmarks_px), 256).image.mean(0)[64:192, 64:192]
     laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     return float((laplacian**2).mean())
 
 
-def _read(path: Path, tracker: Tracker, size_px: int) -> list[SourceFrame]:
-    reader = open_frames(path)
-    still = reader.info.num_frames_estimate == 1
-    reader = open_frames(path, max_side_px=MAX_SIDE_PX if still else MAX_SIDE_CLIP_PX, end_s=CLIP_S)
-    stride = max(1, -(-reader.info.num_frames_estimate // CANDIDATES))
-    views = []
+def _views(path: Path, tracker: Tracker) -> list[View]:
+    reader = open_frames(path, max_side_px=MAX_SIDE_CLIP_PX, end_s=CLIP_S)
+    if reader.info.num_frames_estimate == 1:
+        return [View(str(path), frame.image_u8) for frame in open_frames(path, max_side_px=MAX_SIDE_PX)]
+    stride = math.ceil(reader.info.num_frames_estimate / CANDIDATES)
+    views, angles, sharpnesses = [], [], []
     for frame in reader:
         if frame.index % stride:
             continue
+        name = f"{path} at {frame.time_s:.2f} s"
         try:
-            tracked = tracker.track_image(frame.image_u8)
-        except InputError as error:
-            if still:
-                raise InputError(f"{path}: {error}") from error
+            tracked = tracker.track_image(frame.image_u8, name)
+        except InputError:  # no face in this one
             continue
-        views.append(
-            View(
-                frame.image_u8,
-                tracked,
-                yaw_pitch_deg(tracked.camera),
-                sharpness(frame.image_u8, tracked.landmarks_px),
-            )
-        )
-    views = [view for view in views if view.tracked.status == FaceStatus.TRACKED]
+        views.append(View(name, frame.image_u8))
+        angles.append(yaw_pitch_deg(tracked.camera))
+        sharpnesses.append(sharpness(frame.image_u8, tracked.landmarks_px))
     if not views:
         raise InputError(f"{path}: no face found in any frame; give a clip that shows the person's face")
-    angles = torch.tensor([view.yaw_pitch_deg for view in views])
-    chosen = choose_views(angles, torch.tensor([view.sharpness for view in views]))
-    return [source_frame(views[i].image_u8, views[i].tracked, size_px) for i in chosen]
+    return [views[index] for index in choose_views(torch.tensor(angles), torch.tensor(sharpnesses))]

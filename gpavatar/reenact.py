@@ -1,0 +1,303 @@
+"""Photos of a person and a driving clip in, a video of the person doing the same out.
+
+python -m gpavatar.reenact me.jpg clip.mp4 -o out.mp4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from jaxtyping import UInt8
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from gpavatar import __version__
+from gpavatar.config import run_program
+from gpavatar.media import writer
+from gpavatar.media.align import CropBox, head_crop, resample_u8
+from gpavatar.media.compose import LABEL, add_label, parse_background, side_by_side
+from gpavatar.media.files import cannot_write, check_file, temporary_name, whole_file
+from gpavatar.media.image import IMAGE_SUFFIXES, to_u8
+from gpavatar.pipeline import DEFAULT_METHOD, DrivingClip, PersonAvatar, create_avatar, load_avatar, parse_face
+from gpavatar.retarget import ExpressionMode, PoseMode
+from gpavatar.streaming import Stopwatch, prefetch
+from gpavatar.types import FaceStatus, InputError
+
+AVATAR_SUFFIX = ".safetensors"
+SIZES_PX = (64, 2048)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line takes."""
+
+    inputs: tyro.conf.Positional[tuple[Path, ...]]
+    """SOURCE... DRIVING. Sources are photos, clips, or one saved avatar (.safetensors); the last input drives: a
+    video, an image, a directory of frames, or a saved track (.npz)."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Where to write (default: outputs/SOURCE_DRIVING.mp4, or .png where an image drives)."""
+    model: str | None = None
+    """The method (default: textured_mesh, or that of the saved avatar)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1."""
+    size: int = 512
+    """Width and height of the result in pixels."""
+    pose: PoseMode = "driving"
+    """The head's pose: the driver's; the driver's change on the source's; the source's; the source's, swinging."""
+    expression: ExpressionMode = "absolute"
+    """The driver's expression, or its change since the first frame added to the source's."""
+    background: str = "source"
+    """source (filled in behind the person), black, #rrggbb, or the path of an image."""
+    compare: bool = False
+    """Show source, driving and result side by side."""
+    start: float | None = None
+    """Where in the driving clip to start, seconds."""
+    end: float | None = None
+    """Where to end, seconds."""
+    save_avatar: Path | None = None
+    """Write the avatar to this file too; it can be given as the source later."""
+    face: str = "largest"
+    """Whom to follow in the driving clip: largest, left, right, or a number counted from the left, from 1."""
+    source_face: str = "largest"
+    """Whom to take from the sources."""
+    label: bool = True
+    """Mark the picture as AI-generated."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame of the output, ready to be written."""
+
+    image_u8: UInt8[np.ndarray, "height width 3"]
+    time_s: float
+    tracked: bool
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """How a result came about: the content of OUT.json."""
+
+    output: str
+    partial: bool  # ended by Ctrl-C
+    frames: int
+    frames_tracked: int  # with a face found in that very frame
+    fps: float  # frames over all the seconds of the run
+    fps_streaming: float  # frames over the seconds between the first frame's decoding and the last one's writing
+    seconds: dict[str, float]  # per stage without waiting (stages run side by side), and "total" by the clock
+    peak_memory_mb: float
+    model: str
+    model_sha256: str
+    commit: str
+    inputs: list[dict[str, str]]  # path, sha256
+    driving_broken_at_s: float | None  # where the driving file broke off, if it did
+    label: str | None
+    options: dict[str, object]
+
+
+def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    """Drive the person on the SOURCE photos with the head pose and expression of DRIVING.
+
+    Writes an H.264 video with the driver's timing and sound, and a .json beside it that says how it was made.
+    Ctrl-C keeps what is done as OUT.partial.mp4.
+    """
+    begun_s = time.perf_counter()
+    watch = Stopwatch()
+    *sources, driving = check_inputs(options)
+    output = options.output or default_output(sources[0], driving)
+    check_output(output, options)
+    with _progress() as progress:
+        task = progress.add_task("looking at the source", total=None)
+        with watch("setup"):
+            clip = DrivingClip(
+                driving, face=parse_face(options.face), start_s=options.start, end_s=options.end, watch=watch
+            )
+        avatar = _avatar(sources, options, watch)
+        if options.save_avatar:
+            avatar.save(options.save_avatar)
+        progress.update(task, description=f"driving {avatar.model.name}", total=clip.num_frames)
+        streaming_s = time.perf_counter()
+        pictures = prefetch(_compose(avatar, clip, options, watch))
+        written, frames, frames_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
+    ended_s = time.perf_counter()
+    sidecar = Sidecar(
+        output=str(written),
+        partial=written != output,
+        frames=frames,
+        frames_tracked=frames_tracked,
+        fps=round(frames / (ended_s - begun_s), 2),
+        fps_streaming=round(frames / (ended_s - streaming_s), 2),
+        seconds={stage: round(s, 3) for stage, s in (watch.seconds | {"total": ended_s - begun_s}).items()},
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        model=avatar.model.name,
+        model_sha256=avatar.model.sha256,
+        commit=code_version(),
+        inputs=[{"path": str(path), "sha256": sha256_of(path)} for path in options.inputs],
+        driving_broken_at_s=clip.broken_at_s,
+        label=LABEL if options.label else None,
+        options=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+    )
+    with whole_file(written.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n", encoding="utf-8")
+    if clip.broken_at_s is not None:
+        print(f"note: {driving} breaks off at {clip.broken_at_s:.2f} s; read up to there", file=sys.stderr)
+    print(f"{written}: {frames} frames, {frames_tracked} tracked, {sidecar.fps:g} frames/s")
+    if sidecar.partial:
+        print(f"interrupted: what was done is in {written}", file=sys.stderr)
+    return 130 if sidecar.partial else 0
+
+
+def check_inputs(options: Options) -> tuple[Path, ...]:
+    """The sources and the driver. InputError, naming it, for an input that does not exist or options that clash."""
+    if len(options.inputs) < 2:
+        raise InputError("needs at least two inputs: SOURCE... DRIVING; see --help")
+    for path in options.inputs:
+        if not path.is_dir():
+            check_file(path)
+    sources = options.inputs[:-1]
+    saved = [path for path in sources if path.suffix == AVATAR_SUFFIX]
+    if saved and len(sources) > 1:
+        raise InputError(f"{saved[0]}: a saved avatar is the only source; leave the others out")
+    if not SIZES_PX[0] <= options.size <= SIZES_PX[1] or options.size % 2:
+        raise InputError(f"size {options.size}: must be even and between {SIZES_PX[0]} and {SIZES_PX[1]}")
+    parse_background(options.background)
+    return options.inputs
+
+
+def default_output(source: Path, driving: Path) -> Path:
+    """outputs/SOURCE_DRIVING.mp4, or .png where a single image drives."""
+    suffix = ".png" if driving.suffix.lower() in IMAGE_SUFFIXES else ".mp4"
+    return Path("outputs") / f"{source.stem}_{driving.stem}{suffix}"
+
+
+def check_output(output: Path, options: Options) -> None:
+    """Make the directory. InputError where the place cannot be written, or holds one of the inputs."""
+    for path in (output, options.save_avatar):
+        if path is None:
+            continue
+        if any(path.resolve() == other.resolve() for other in options.inputs):
+            raise InputError(f"{path}: is an input too; choose another name for the output")
+        if path.suffix and path.is_dir():
+            raise InputError(f"{path}: is a directory; name a file")
+        if path == output and path.suffix.lower() not in ("", *writer.VIDEO_SUFFIXES, *writer.IMAGE_SUFFIXES):
+            raise InputError(f"{path}: cannot write {path.suffix} files; name an .mp4, .mov, .png or .jpg")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary_name(path).touch()
+            temporary_name(path).unlink()
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def code_version() -> str:
+    """The git commit of the checkout that runs (-dirty where files differ from it), else the version installed."""
+    checkout = Path(__file__).parent.parent
+    if (checkout / ".git").exists():
+        describe = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        found = subprocess.run(describe, capture_output=True, text=True)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    return __version__
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file; of a directory that of the `sha256sum` lines of its files, by name."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+
+
+def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> PersonAvatar:
+    if sources[0].suffix != AVATAR_SUFFIX:
+        model = options.model or DEFAULT_METHOD
+        return create_avatar(sources, model, device=options.device, face=parse_face(options.source_face), watch=watch)
+    with watch("setup"):
+        avatar = load_avatar(sources[0], options.device)
+    if options.model not in (None, avatar.model.name):
+        raise InputError(f"{sources[0]}: was made with {avatar.model.name}, not {options.model}; leave --model out")
+    return avatar
+
+
+def _compose(
+    avatar: PersonAvatar, clip: DrivingClip, options: Options, watch: Stopwatch
+) -> Generator[Picture, None, None]:
+    """The finished pictures: beside source and driver if asked, and labelled."""
+    source_u8 = to_u8(avatar.reference.image)
+    box: CropBox | None = None  # of the driver's first face, from then on
+    modes = {"pose": options.pose, "expression": options.expression, "background": options.background}
+    for frame in avatar.drive(clip, size_px=options.size, watch=watch, **modes):
+        tracked = frame.driving.tracked
+        with watch("compose"):
+            image_u8 = to_u8(frame.image)
+            driving_u8 = frame.driving.image_u8
+            if driving_u8 is not None:
+                if box is None and tracked.status == FaceStatus.TRACKED:
+                    box = head_crop(tracked.landmarks_px)
+                image_u8 = side_by_side(source_u8, _square(driving_u8, box, options.size), image_u8)
+            if options.label:
+                image_u8 = add_label(image_u8, LABEL)
+        yield Picture(image_u8, tracked.time_s, tracked.status == FaceStatus.TRACKED)
+
+
+def _square(
+    image_u8: UInt8[np.ndarray, "height width 3"], box: CropBox | None, size_px: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The driver's picture cut like the source; its middle as long as no face was seen."""
+    if box is None:
+        height, width = image_u8.shape[:2]
+        side = min(height, width)
+        box = CropBox((width - side) / 2, (height - side) / 2, side)
+    return resample_u8(image_u8, box.x_px, box.y_px, box.x_px + box.side_px, box.y_px + box.side_px, size_px, size_px)
+
+
+def _write(
+    pictures: Generator[Picture, None, None], output: Path, clip: DrivingClip, watch: Stopwatch, advance: Callable
+) -> tuple[Path, int, int]:
+    """Where the result stands, its frames, and those of them with a face found. Ctrl-C ends it early."""
+    first = next(pictures)
+    height_px, width_px = first.image_u8.shape[:2]
+    audio_from = clip.path if clip.has_audio else None
+    frames = frames_tracked = 0
+    with writer.open_writer(output, width_px, height_px, fps=clip.fps, audio_from=audio_from) as out:
+        try:
+            for picture in chain([first], pictures):
+                with watch("write"):
+                    out.write(picture.image_u8, picture.time_s)
+                frames, frames_tracked = frames + 1, frames_tracked + picture.tracked
+                advance()
+            with watch("write"):
+                written = out.finish()
+        except KeyboardInterrupt:
+            pictures.close()
+            written = out.finish(partial=True)
+    assert written is not None
+    return written, frames, frames_tracked
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(reenact, prog="python -m gpavatar.reenact"))
