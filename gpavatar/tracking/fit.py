@@ -1,13 +1,14 @@
-"""Landmarks and blendshape scores of one face -> pose, expression and gaze of the head, and what they say of its shape.
+"""Landmarks and blendshape scores of one face -> pose and expression of the head, and what they say of its shape.
 
 StyleAvatar (section 3.1) alternates pose (Eq. 1) with a regularised linear solve for the coefficients (Eq. 2) under a
 scaled orthographic camera. Here the camera is a perspective one, so every step is a Gauss-Newton step on
 
-    Σ_i w_i |π(R x_i + t) − l_i|² / σ²  +  Σ_j (e_j − s_j)² / σ_e²  +  |g − g_s|² / σ_g²  +  |a|²
+    Σ_i w_i |π(R x_i + t) − l_i|² / σ²  +  Σ_j (e_j − s_j)² / σ_e²  +  |a|²
 
-with head points x_i = m_i + S_i a + E_i e + G_i g (all linear: shape a, expression e in [0, 1], gaze g), detected
-landmarks l_i, blendshape scores s and the gaze g_s that they imply. Pose, expression and gaze are solved together, as
-they explain the same landmarks; the shape, shared by all frames of a clip, from the Schur complements of its frames.
+with head points x_i = m_i + S_i a + E_i e (shape a, expression e in [0, 1]), detected landmarks l_i and blendshape
+scores s. The points are linear in a and e but for the turning of jaw and eyes, which the weights jawOpen and eyeLook*
+drive: gaze is fitted through them, and `eye_pose` stays zero. Pose and expression are solved together, as they explain
+the same landmarks; the shape, shared by all frames of a clip, from the Schur complements of its frames.
 
 Everything here is float64 numpy in normalised view coordinates (x/z, y/z): the problems are of size 60, and the time
 would go to the dispatch of a tensor library.
@@ -27,9 +28,7 @@ from gpavatar.pretrained.detector import ARKIT_NAMES, FaceDetection
 from gpavatar.types import HeadParams
 
 OUTER_EYE_CORNERS = (33, 263)  # MediaPipe's indices of the person's right and left outer eye corner
-GAZE_YAW, GAZE_PITCH = 0.52, 0.44  # rad, how far an eye has turned when its eyeLook score is 1
 N_POSE = 6  # rotation (left-multiplied axis-angle) and translation
-N_GAZE = 4  # pitch and yaw of the left eye, then of the right
 
 # Products of a few thousand numbers: a second BLAS thread only costs time, 40-fold where other work waits for cores.
 _ONE_BLAS_THREAD = ThreadpoolController().select(internal_api="openblas")
@@ -41,9 +40,7 @@ class FitConfig:
 
     landmark_sigma: float = 0.03  # of a fully trusted landmark, in inter-ocular distances
     expression_sigma: float = 0.2  # of an expression weight about its score
-    gaze_sigma: float = 0.15  # rad, of an eye's direction about its scores
     shape_worth: float = 4.0  # all frames of a clip together weigh at most as much as this many independent ones
-    gaze_limit: float = 0.7  # rad
 
 
 @dataclass(frozen=True)
@@ -52,18 +49,16 @@ class Observation:
 
     rays: Float[np.ndarray, "478 2"]  # x/z, y/z in camera axes
     scores: Float[np.ndarray, " expression"]  # [0, 1], in the head's own order of expressions
-    gaze: Float[np.ndarray, " 4"]  # rad, implied by the eyeLook scores
     rotation: Float[np.ndarray, "3 3"]  # the detector's own guess of head -> camera
 
 
 @dataclass(frozen=True)
 class FramePose:
-    """The state of one frame: w2c rotation and translation, expression weights and gaze."""
+    """The state of one frame: w2c rotation and translation, and expression weights."""
 
     rotation: Float[np.ndarray, "3 3"]
     translation: Float[np.ndarray, " 3"]
     expression: Float[np.ndarray, " expression"]
-    gaze: Float[np.ndarray, " 4"]
 
     def w2c(self) -> Float[torch.Tensor, "4 4"]:
         """Head space -> camera coordinates."""
@@ -73,10 +68,10 @@ class FramePose:
 
     def params(self, shape: Float[np.ndarray, " shape"]) -> HeadParams:
         """The frame's parameters for a head of this shape."""
-        eye_pose = np.zeros((2, 3))
-        eye_pose[:, :2] = self.gaze.reshape(2, 2)
-        values = (shape, self.expression, np.zeros(3), np.zeros(3), eye_pose)
-        return HeadParams(*(torch.from_numpy(np.array(value)).float() for value in values))
+        neutral = HeadParams.neutral(len(shape), len(self.expression))
+        return replace(
+            neutral, shape=torch.from_numpy(shape).float(), expression=torch.from_numpy(self.expression).float()
+        )
 
 
 @dataclass(frozen=True)
@@ -85,9 +80,8 @@ class LandmarkBasis:
 
     mean: Float[np.ndarray, "478 3"]
     shape: Float[np.ndarray, "478 3 shape"]
-    frame: Float[np.ndarray, "478 3 frame"]  # columns: expression, then gaze
+    expression: Float[np.ndarray, "478 3 expression"]
     weights: Float[np.ndarray, " 478"]
-    n_expression: int
 
     @staticmethod
     def of(head: MorphableHead) -> LandmarkBasis:
@@ -100,20 +94,11 @@ class LandmarkBasis:
             return topology.mediapipe.on(head.verts(params), topology.faces).double().numpy()
 
         mean = points(shape=torch.zeros(1, head.n_shape))[0]
-        turn = 0.2  # rad, about the middle of the gazes met, where the chord stands for the arc best
-        eyes = torch.zeros(N_GAZE, 2, 3)
-        for column in range(N_GAZE):
-            eyes[column, column // 2, column % 2] = turn
-        responses = [
-            points(expression=torch.eye(head.n_expression)) - mean,
-            (points(eye_pose=eyes) - mean) / turn,
-        ]
         return LandmarkBasis(
             mean=mean,
             shape=np.moveaxis(points(shape=torch.eye(head.n_shape)) - mean, 0, -1).copy(),
-            frame=np.moveaxis(np.concatenate(responses), 0, -1).copy(),
+            expression=np.moveaxis(points(expression=torch.eye(head.n_expression)) - mean, 0, -1).copy(),
             weights=topology.mediapipe_weights.double().numpy(),
-            n_expression=head.n_expression,
         )
 
 
@@ -132,9 +117,8 @@ class HeadFitter:
         self._basis = LandmarkBasis(
             basis.mean[self._use],
             basis.shape[self._use],
-            basis.frame[self._use],
+            basis.expression[self._use],
             basis.weights[self._use],
-            basis.n_expression,
         )
         self._eye_distance = float(np.linalg.norm(np.subtract(*basis.mean[list(OUTER_EYE_CORNERS)])))
         self._scores = [ARKIT_NAMES.index(name) for name in head.expression_names]
@@ -148,13 +132,12 @@ class HeadFitter:
         return Observation(
             rays=(face.landmarks_px.double().numpy() - middle) / focal_px,
             scores=scores[self._scores],
-            gaze=_gaze_of(scores),
             rotation=_nearest_rotation(flip @ face.pose[:3, :3].double().numpy()),
         )
 
     def start(self, seen: Observation, shape: Float[np.ndarray, " shape"]) -> FramePose:
         """A frame without a past: the detector's rotation, its scores, and the place that these imply."""
-        points = self._points(shape, seen.scores, seen.gaze) @ seen.rotation.T
+        points = self._points(shape, seen.scores) @ seen.rotation.T
         rays, weights = seen.rays[self._use], self._basis.weights
         # x + t_x = u (z + t_z) is linear in t; unlike a reprojection it needs no guess of the depth.
         rows = np.zeros((len(rays), 2, 3))
@@ -163,13 +146,13 @@ class HeadFitter:
         right = rays * points[:, 2:] - points[:, :2]
         scale = np.repeat(np.sqrt(weights), 2)
         solution = np.linalg.lstsq(rows.reshape(-1, 3) * scale[:, None], right.reshape(-1) * scale, rcond=None)[0]
-        return FramePose(seen.rotation, solution, seen.scores.copy(), seen.gaze.copy())
+        return FramePose(seen.rotation, solution, seen.scores.copy())
 
     @_ONE_BLAS_THREAD.wrap(limits=1)
     def fit(
         self, seen: Observation, shape: Float[np.ndarray, " shape"], start: FramePose | None = None, steps: int = 3
     ) -> FramePose:
-        """Pose, expression and gaze of a frame, `steps` Gauss-Newton steps from `start` (default: from `start()`)."""
+        """Pose and expression of a frame, `steps` Gauss-Newton steps from `start` (default: from `start()`)."""
         if start is None:
             start, steps = self.start(seen, shape), steps + 3
         base = self._basis.mean + self._basis.shape @ shape
@@ -206,11 +189,11 @@ class HeadFitter:
         information = h_ss - h_sf[:, free] @ eliminated[:, :-1]
         return information, g_s - h_sf[:, free] @ eliminated[:, -1] + information @ shape
 
-    def _points(self, shape: np.ndarray, expression: np.ndarray, gaze: np.ndarray) -> np.ndarray:
-        return self._basis.mean + self._basis.shape @ shape + self._basis.frame @ np.concatenate([expression, gaze])
+    def _points(self, shape: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        return self._basis.mean + self._basis.shape @ shape + self._basis.expression @ expression
 
     def _view(self, state: FramePose, base: np.ndarray) -> np.ndarray:
-        points = base + self._basis.frame @ np.concatenate([state.expression, state.gaze])
+        points = base + self._basis.expression @ state.expression
         return points @ state.rotation.T + state.translation
 
     def _projected(self, directions: np.ndarray, state: FramePose, base: np.ndarray) -> np.ndarray:
@@ -234,13 +217,13 @@ class HeadFitter:
         return np.sqrt(self._basis.weights) * (depth / (self._eye_distance * self.config.landmark_sigma))
 
     def _linearised(self, seen: Observation, state: FramePose, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Jacobian by (ω, t, expression, gaze) and the residual l − π(x), both whitened."""
+        """Jacobian by (ω, t, expression) and the residual l − π(x), both whitened."""
         view = self._view(state, base)
         x, y, z = (view - state.translation).T
         zero = np.zeros_like(x)
         turning = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).reshape(-1, 3, 3)  # ω × Rx, by column of ω
         pose = np.concatenate([turning, np.broadcast_to(np.eye(3), turning.shape)], -1)
-        columns = np.concatenate([pose, self._turned(self._basis.frame, state.rotation)], -1)
+        columns = np.concatenate([pose, self._turned(self._basis.expression, state.rotation)], -1)
         precision = self._precision(state.translation[2])
         residual = (seen.rays[self._use] - view[:, :2] / view[:, 2:]) * precision[:, None]
         return self._whitened(columns, view, state.translation[2]), residual.reshape(-1)
@@ -250,18 +233,15 @@ class HeadFitter:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Hessian and descent direction of landmarks plus priors."""
         hessian, gradient = jacobian.T @ jacobian, jacobian.T @ residual
-        n = self._basis.n_expression
-        precision = np.repeat([0.0, self.config.expression_sigma**-2, self.config.gaze_sigma**-2], (N_POSE, n, N_GAZE))
-        prior = np.concatenate([np.zeros(N_POSE), seen.scores - state.expression, seen.gaze - state.gaze])
+        precision = np.concatenate([np.zeros(N_POSE), np.full(len(seen.scores), self.config.expression_sigma**-2)])
+        prior = np.concatenate([np.zeros(N_POSE), seen.scores - state.expression])
         hessian[np.diag_indices_from(hessian)] += precision
         return hessian, gradient + precision * prior
 
     def _bounds(self, state: FramePose) -> tuple[np.ndarray, np.ndarray]:
         """How far each unknown may still go down and up."""
-        limit = np.full(N_GAZE, self.config.gaze_limit)
         infinite = np.full(N_POSE, np.inf)
-        low = np.concatenate([-infinite, -state.expression, -limit - state.gaze])
-        return low, np.concatenate([infinite, 1.0 - state.expression, limit - state.gaze])
+        return np.concatenate([-infinite, -state.expression]), np.concatenate([infinite, 1.0 - state.expression])
 
     def _bounded_step(self, hessian: np.ndarray, gradient: np.ndarray, state: FramePose) -> np.ndarray:
         """argmin ½ xᵀHx − gᵀx within the bounds, by fixing what overshoots (a few rounds; exact when none returns)."""
@@ -278,14 +258,12 @@ class HeadFitter:
         return np.clip(step, low, high)
 
     def _moved(self, state: FramePose, step: np.ndarray) -> FramePose:
-        n = N_POSE + self._basis.n_expression
         translation = state.translation + step[3:N_POSE]
         translation[2] = max(translation[2], 0.3 * state.translation[2])  # a first step may overshoot the camera
         return FramePose(
             rotation=_rotation(step[:3]) @ state.rotation,
             translation=translation,
-            expression=state.expression + step[N_POSE:n],
-            gaze=state.gaze + step[n:],
+            expression=state.expression + step[N_POSE:],
         )
 
 
@@ -336,15 +314,6 @@ def fit_shape(
             estimate = estimate.plus(*fitter.shape_information(seen, shape, state))
         shape = estimate.shape()
     return shape, [fitter.fit(seen, shape, state, steps=2) for seen, state in zip(frames, states, strict=True)]
-
-
-def _gaze_of(scores: np.ndarray) -> np.ndarray:
-    """Pitch and yaw of each eye from the eyeLook scores; a turn about +x looks down, about +y to the person's left."""
-    up_down = [scores[ARKIT_NAMES.index(f"eyeLook{way}")] for way in ("DownLeft", "UpLeft", "DownRight", "UpRight")]
-    in_out = [scores[ARKIT_NAMES.index(f"eyeLook{way}")] for way in ("OutLeft", "InLeft", "InRight", "OutRight")]
-    pitch = np.subtract(up_down[0::2], up_down[1::2]) * GAZE_PITCH
-    yaw = np.subtract(in_out[0::2], in_out[1::2]) * GAZE_YAW
-    return np.column_stack([pitch, yaw]).reshape(-1)
 
 
 def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:

@@ -43,7 +43,6 @@ class SmoothConfig:
     position: Cutoff = Cutoff(1.0, 40.0)  # x/z, y/z
     depth: Cutoff = Cutoff(0.6, 6.0)  # ln z
     expression: Cutoff = Cutoff(1.8, 3.0)
-    gaze: Cutoff = Cutoff(2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class CausalSmoother:
 
 @dataclass(frozen=True)
 class _Channels:
-    """A sample's state as the numbers that are filtered: quaternion 4, place 3, expression, gaze 4."""
+    """A sample's state as the numbers that are filtered: quaternion 4, place 3, expression."""
 
     sample: MotionSample
     values: Float[np.ndarray, " channel"]
@@ -151,12 +150,12 @@ class _Channels:
             quaternion = -quaternion
         x, y, z = state.translation
         place = np.array([x / z, y / z, np.log(z)])
-        return _Channels(sample, np.concatenate([quaternion, place, state.expression, state.gaze]))
+        return _Channels(sample, np.concatenate([quaternion, place, state.expression]))
 
     def rebuilt(self) -> MotionSample:
-        quaternion, (u, v, log_z), expression, gaze = np.split(self.values, [4, 7, len(self.values) - 4])
+        quaternion, (u, v, log_z), expression = np.split(self.values, [4, 7])
         z = np.exp(log_z)
-        state = FramePose(_matrix(quaternion), np.array([u * z, v * z, z]), expression.clip(0, 1), gaze)
+        state = FramePose(_matrix(quaternion), np.array([u * z, v * z, z]), expression.clip(0, 1))
         return replace(self.sample, state=state)
 
 
@@ -184,14 +183,12 @@ def _line(times: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[n
 
 def _cutoff_hz(speed: np.ndarray, config: SmoothConfig) -> np.ndarray:
     """Per channel; channels that move as one (a rotation, a place) share the speed of the whole."""
-    n_expression = len(speed) - 11
     turn, place = np.linalg.norm(speed[:4]), np.linalg.norm(speed[4:6])
     groups = (
         (config.rotation, np.full(4, turn)),
         (config.position, np.full(2, place)),
         (config.depth, np.abs(speed[6:7])),
-        (config.expression, np.abs(speed[7 : 7 + n_expression])),
-        (config.gaze, np.abs(speed[7 + n_expression :])),
+        (config.expression, np.abs(speed[7:])),
     )
     return np.concatenate([cutoff.floor_hz + cutoff.slope * moving for cutoff, moving in groups])
 

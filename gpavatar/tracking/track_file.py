@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import torch
 
 from gpavatar.camera import Camera
 from gpavatar.face.morphable import MorphableHead
+from gpavatar.media.files import whole_file
 from gpavatar.types import FaceStatus, HeadParams, InputError, Track
 
 FORMAT = "gpavatar track"
@@ -61,17 +60,8 @@ def save_track(path: str | Path, track: Track, source: TrackSource) -> None:
         "intrinsics": camera.intrinsics,
         "landmarks_px": track.landmarks_px,
     }
-    handle, temporary = None, None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **{k: v.numpy() for k, v in arrays.items()})
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, meta=np.array(json.dumps(meta)), **{k: v.numpy() for k, v in arrays.items()})
 
 
 def load_track(path: str | Path, head: MorphableHead | None = None) -> Track:
