@@ -19,11 +19,11 @@ import gpavatar
 PACKAGE = Path(gpavatar.__file__).parent
 REPOSITORY = PACKAGE.parent
 
-BASE = ["types", "camera", "config", "assets", "streaming"]
+BASE = ["types", "camera", "config", "assets", "retarget", "streaming"]
 ROW_1 = ["media", "pretrained", "face", "tracking", "data"]
 ROW_2 = ["synthesis", "triplane", "field", "render", "avatars", "training", "evaluation"]
 ALSO = {"avatars": ["media", "face"], "training": ROW_1, "evaluation": ROW_1}
-PIPELINE = ["retarget", "pipeline"]
+PIPELINE = ["pipeline"]
 PROGRAMS = ["reenact", "track", "train", "eval", "verify", "export", "live", "viewer", "__main__", "__init__"]
 
 # What a name that is imported is called where packages are listed.
