@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from gpavatar.camera import Camera
     from gpavatar.media.image import read_image, to_u8, write_image
     from gpavatar.media.writer import open_writer
-    from gpavatar.pipeline import DrivenFrame, DrivingClip, PersonAvatar, create_avatar, load_avatar, load_model
+    from gpavatar.pipeline import (
+        DrivenFrame,
+        DrivingClip,
+        PersonAvatar,
+        create_avatar,
+        load_avatar,
+        load_model,
+        track_clip,
+    )
     from gpavatar.retarget import Pose
-    from gpavatar.tracking.tracker import track_clip
     from gpavatar.types import GpavatarError, HeadParams, Track
 
 __version__ = "0.1.0"
@@ -38,7 +45,7 @@ _HOMES = {
     "open_writer": "media.writer",
     "read_image": "media.image",
     "to_u8": "media.image",
-    "track_clip": "tracking.tracker",
+    "track_clip": "pipeline",
     "write_image": "media.image",
 }
 

@@ -24,8 +24,9 @@ from torch import Tensor
 from gpavatar.avatars.base import Avatar, AvatarState, Reference
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.media.compose import background_image, parse_background
+from gpavatar.media.files import check_file, check_range
 from gpavatar.media.frames import open_frames
-from gpavatar.media.video import FrameReader, VideoFrame, check_file
+from gpavatar.media.video import FrameReader, VideoFrame
 from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
 from gpavatar.streaming import Stopwatch, prefetch
 from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_tensors
@@ -129,13 +130,9 @@ class DrivingClip:
         return self._reader.broken_at_s if self._reader else None
 
     def __iter__(self) -> Iterator[DrivingFrame]:
-        return self._from_track() if self._reader is None else self._from_pictures(self._reader)
-
-    def _from_track(self) -> Iterator[DrivingFrame]:
-        width_px, height_px = self._track.width_px, self._track.height_px
-        for index in range(len(self._track)):
-            frame = self._track.frame(index)
-            yield DrivingFrame(frame, _dots(frame, width_px, height_px) if self._pictures else None)
+        if self._reader is None:
+            return track_frames(self._track, self._pictures)
+        return self._from_pictures(self._reader)
 
     def _from_pictures(self, reader: FrameReader) -> Iterator[DrivingFrame]:
         from gpavatar.tracking.tracker import Tracker, TrackerConfig
@@ -159,6 +156,7 @@ def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track
     """The frames of a saved track with start <= time < end; InputError where there are none, or none with a face."""
     from gpavatar.tracking.track_file import load_track
 
+    check_range(path, start_s, end_s)
     track = load_track(path, default_head())
     keep = (track.times_s >= (start_s or 0.0)) & (track.times_s < (end_s or math.inf))
     if not keep.any():
@@ -167,6 +165,13 @@ def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track
     if not per_frame["status"].any():
         raise InputError(f"{path}: no face in any of its frames; track a clip that shows a face")
     return replace(track, **per_frame)
+
+
+def track_frames(track: Track, pictures: bool = False) -> Iterator[DrivingFrame]:
+    """The frames of a track as what drives; with `pictures`, its landmarks as dots."""
+    for index in range(len(track)):
+        frame = track.frame(index)
+        yield DrivingFrame(frame, _dots(frame, track.width_px, track.height_px) if pictures else None)
 
 
 def _dots(frame: TrackedFrame, width_px: int, height_px: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -206,7 +211,7 @@ class PersonAvatar(Generic[State]):
 
     def drive(
         self,
-        driving: str | Path | Iterable[DrivingFrame],
+        driving: str | Path | Track | Iterable[DrivingFrame],
         *,
         size_px: int = DEFAULT_SIZE_PX,
         pose: PoseMode = "driving",
@@ -214,14 +219,16 @@ class PersonAvatar(Generic[State]):
         background: str = "source",
         watch: Stopwatch | None = None,
     ) -> Generator[DrivenFrame, None, None]:
-        """The person doing what each frame of `driving` does: a path, a `DrivingClip`, or frames of one's own.
+        """The person doing what each frame of `driving` does: a path, `DrivingClip`, `Track`, or frames of one's own.
 
         Reading and tracking run ahead in a thread by a few frames; memory does not grow with the clip.
         Close the generator to stop early. `background` is "source", "black", "#rrggbb" or the path of an image.
         Raises InputError for an input that cannot be read and for a clip without any face.
         """
         watch = watch or Stopwatch()
-        frames = DrivingClip(driving, watch=watch) if isinstance(driving, (str, Path)) else driving
+        if isinstance(driving, (str, Path)):
+            driving = DrivingClip(driving, watch=watch)
+        frames = track_frames(driving) if isinstance(driving, Track) else driving
         backdrop = background_image(parse_background(background), size_px, size_px)
         retarget = Retargeter(Pose(self.reference.params, self.reference.camera), pose, expression)
         return self._driven(frames, retarget, size_px, backdrop, watch)
@@ -273,6 +280,15 @@ def create_avatar(
         tracker = Tracker(default_head(), TrackerConfig(face=face))
     with watch("encode"), torch.no_grad():
         return PersonAvatar(model, model.encode(source_frames(sources, tracker)))
+
+
+def track_clip(
+    path: str | Path, *, face: str | int = "largest", start_s: float | None = None, end_s: float | None = None
+) -> Track:
+    """All frames of a video, image or directory, tracked with the open head. InputError where none shows a face."""
+    from gpavatar.tracking import tracker
+
+    return tracker.track_clip(path, default_head(), tracker.TrackerConfig(face=face), start_s, end_s)
 
 
 def load_avatar(path: str | Path, device: str = "auto") -> PersonAvatar:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,11 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpavatar import __version__
 from gpavatar.config import run_program
-from gpavatar.media import writer
 from gpavatar.media.align import CropBox, head_crop, resample_u8
 from gpavatar.media.compose import LABEL, add_label, parse_background, side_by_side
 from gpavatar.media.files import cannot_write, check_file, temporary_name, whole_file
-from gpavatar.media.image import IMAGE_SUFFIXES, to_u8
+from gpavatar.media.image import to_u8
+from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, VIDEO_OUT_SUFFIXES, open_writer
 from gpavatar.pipeline import DEFAULT_METHOD, DrivingClip, PersonAvatar, create_avatar, load_avatar, parse_face
 from gpavatar.retarget import ExpressionMode, PoseMode
 from gpavatar.streaming import Stopwatch, prefetch
@@ -116,21 +117,19 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     begun_s = time.perf_counter()
     watch = Stopwatch()
     *sources, driving = check_inputs(options)
-    output = options.output or default_output(sources[0], driving)
+    face, span = parse_face(options.face), {"start_s": options.start, "end_s": options.end}
+    clip = DrivingClip(driving, face=face, **span, pictures=options.compare, watch=watch)
+    output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1)
     check_output(output, options)
     with _progress() as progress:
         task = progress.add_task("looking at the source", total=None)
-        with watch("setup"):
-            clip = DrivingClip(
-                driving, face=parse_face(options.face), start_s=options.start, end_s=options.end, watch=watch
-            )
         avatar = _avatar(sources, options, watch)
         if options.save_avatar:
             avatar.save(options.save_avatar)
         progress.update(task, description=f"driving {avatar.model.name}", total=clip.num_frames)
         streaming_s = time.perf_counter()
-        pictures = prefetch(_compose(avatar, clip, options, watch))
-        written, frames, frames_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
+        with closing(prefetch(_compose(avatar, clip, options, watch))) as pictures:
+            written, frames, frames_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
     ended_s = time.perf_counter()
     sidecar = Sidecar(
         output=str(written),
@@ -176,10 +175,9 @@ def check_inputs(options: Options) -> tuple[Path, ...]:
     return options.inputs
 
 
-def default_output(source: Path, driving: Path) -> Path:
+def default_output(source: Path, driving: Path, still: bool) -> Path:
     """outputs/SOURCE_DRIVING.mp4, or .png where a single image drives."""
-    suffix = ".png" if driving.suffix.lower() in IMAGE_SUFFIXES else ".mp4"
-    return Path("outputs") / f"{source.stem}_{driving.stem}{suffix}"
+    return Path("outputs") / f"{source.stem}_{driving.stem}{'.png' if still else '.mp4'}"
 
 
 def check_output(output: Path, options: Options) -> None:
@@ -191,7 +189,7 @@ def check_output(output: Path, options: Options) -> None:
             raise InputError(f"{path}: is an input too; choose another name for the output")
         if path.suffix and path.is_dir():
             raise InputError(f"{path}: is a directory; name a file")
-        if path == output and path.suffix.lower() not in ("", *writer.VIDEO_SUFFIXES, *writer.IMAGE_SUFFIXES):
+        if path == output and path.suffix.lower() not in ("", *VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES):
             raise InputError(f"{path}: cannot write {path.suffix} files; name an .mp4, .mov, .png or .jpg")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,19 +276,17 @@ def _write(
     height_px, width_px = first.image_u8.shape[:2]
     audio_from = clip.path if clip.has_audio else None
     frames = frames_tracked = 0
-    with writer.open_writer(output, width_px, height_px, fps=clip.fps, audio_from=audio_from) as out:
+    with open_writer(output, width_px, height_px, fps=clip.fps, audio_from=audio_from) as out:
         try:
             for picture in chain([first], pictures):
-                with watch("write"):
-                    out.write(picture.image_u8, picture.time_s)
+                out.write(picture.image_u8, picture.time_s)
                 frames, frames_tracked = frames + 1, frames_tracked + picture.tracked
                 advance()
-            with watch("write"):
-                written = out.finish()
+            written = out.finish()
         except KeyboardInterrupt:
-            pictures.close()
             written = out.finish(partial=True)
     assert written is not None
+    watch.seconds["write"] = out.busy_s
     return written, frames, frames_tracked
 
 

@@ -1,4 +1,4 @@
-"""A method that needs no photo, head or network: it paints the expression's first weight as a grey square."""
+"""A method and a head that need no photo, file or network: a grey square as bright as the first expression weight."""
 
 from __future__ import annotations
 
@@ -15,6 +15,24 @@ from gpavatar.camera import Camera
 from gpavatar.types import HeadParams, RenderOutput, SourceFrame
 
 FIELDS = ("shape", "expression", "jaw_pose", "neck_pose", "eye_pose")
+
+
+@dataclass(frozen=True)
+class TinyHead:
+    """As much of a head as a saved track and avatar ask for."""
+
+    name: str = "tiny"
+    sha256: str = "1" * 64
+    n_shape: int = 4
+    n_expression: int = 52
+    expression_names: tuple[str, ...] = ()
+    topology: None = None
+
+    def with_shape(self, shape: Tensor) -> None:
+        """Never asked for."""
+
+    def verts(self, params: HeadParams) -> None:
+        """Never asked for."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,6 @@ def test_several_photos(photo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.download
 def test_track_then_drive(photo: Path, clip: Path, tmp_path: Path) -> None:
-    for name, path in {"me.png": photo, "clip.mp4": clip}.items():
-        (tmp_path / name).write_bytes(path.read_bytes())
-    load("track_then_drive").main(str(tmp_path / "clip.mp4"), str(tmp_path / "me.png"), size_px=128)
-    assert (tmp_path / "clip.npz").exists() and (tmp_path / "me_driven.mp4").stat().st_size > 1000
+    (tmp_path / "me.png").write_bytes(photo.read_bytes())
+    load("track_then_drive").main(str(clip), str(tmp_path / "me.png"), size_px=128)
+    assert (tmp_path / "me_driven.mp4").stat().st_size > 1000

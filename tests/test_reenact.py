@@ -13,8 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from flat_avatar import FlatAvatar, FlatState
-from gpavatar.tracking.track_file import save_track
+from flat_avatar import FlatAvatar, FlatState, TinyHead
 from PIL import Image
 
 from gpavatar import pipeline
@@ -23,46 +22,45 @@ from gpavatar.camera import Camera
 from gpavatar.config import run_program
 from gpavatar.media.image import write_image
 from gpavatar.reenact import default_output, reenact, sha256_of
+from gpavatar.tracking.track_file import TrackSource, save_track
 from gpavatar.types import FaceStatus, HeadParams, Track
 
 VIEW = Camera.frontal(distance=10.0, focal=3.0)
 
 
-@pytest.fixture(autouse=True)
-def flat_method(monkeypatch) -> None:
-    monkeypatch.setitem(pipeline.METHODS, "flat", "flat_avatar:FlatAvatar")
+HEAD = TinyHead()
 
 
 @pytest.fixture
-def flat_avatar(tmp_path: Path) -> Path:
+def flat_avatar(tmp_path: Path, monkeypatch) -> Path:
     """A saved avatar of the method that needs neither photo nor network."""
+    monkeypatch.setitem(pipeline.METHODS, "flat", "flat_avatar:FlatAvatar")
     path = tmp_path / "flat.safetensors"
-    head = pipeline.default_head()
-    reference = Reference(HeadParams.neutral(head.n_shape, head.n_expression), VIEW, torch.full((3, 64, 64), 0.5))
+    reference = Reference(HeadParams.neutral(HEAD.n_shape, HEAD.n_expression), VIEW, torch.full((3, 64, 64), 0.5))
     FlatAvatar(torch.device("cpu")).save(FlatState(reference), str(path))
     return path
 
 
 @pytest.fixture
-def make_track(tmp_path: Path):
+def make_track(tmp_path: Path, monkeypatch):
     """Writes a saved track of so many frames at 25 frames/s, some without a face."""
 
     def make(num_frames: int, missing: tuple[int, ...] = ()) -> Path:
-        head = pipeline.default_head()
+        monkeypatch.setattr(pipeline, "default_head", lambda: HEAD)
         status = torch.full((num_frames,), int(FaceStatus.TRACKED), dtype=torch.uint8)
         status[list(missing)] = int(FaceStatus.MISSING)
         track = Track(
             times_s=torch.arange(num_frames, dtype=torch.float64) / 25,
             status=status,
-            params=HeadParams.neutral(head.n_shape, head.n_expression, (num_frames,)),
+            params=HeadParams.neutral(HEAD.n_shape, HEAD.n_expression, (num_frames,)),
             camera=Camera(VIEW.c2w.expand(num_frames, 4, 4), VIEW.intrinsics.expand(num_frames, 4)),
             landmarks_px=torch.zeros(num_frames, 478, 2),
             width_px=512,
             height_px=512,
-            head=head.name,
-            head_sha256=head.sha256,
+            head=HEAD.name,
+            head_sha256=HEAD.sha256,
         )
-        save_track(tmp_path / f"track_{num_frames}.npz", track)
+        save_track(tmp_path / f"track_{num_frames}.npz", track, TrackSource("clip.mp4", "2" * 64))
         return tmp_path / f"track_{num_frames}.npz"
 
     return make
@@ -122,6 +120,7 @@ from gpavatar import pipeline, reenact
 from gpavatar.config import run_program
 flat_avatar.FlatAvatar.delay_s = 0.02
 pipeline.METHODS["flat"] = "flat_avatar:FlatAvatar"
+pipeline.default_head = flat_avatar.TinyHead
 sys.exit(run_program(reenact.reenact, sys.argv[1:]))
 """
     out = tmp_path / "out.mp4"
@@ -215,8 +214,8 @@ def test_an_unknown_option_is_refused_with_the_nearest(capfd) -> None:
 
 
 def test_the_default_output_is_named_after_the_inputs() -> None:
-    assert default_output(Path("a/me.jpg"), Path("b/talk.mov")) == Path("outputs/me_talk.mp4")
-    assert default_output(Path("a/me.jpg"), Path("b/smile.PNG")) == Path("outputs/me_smile.png")
+    assert default_output(Path("a/me.jpg"), Path("b/talk.mov"), still=False) == Path("outputs/me_talk.mp4")
+    assert default_output(Path("a/me.jpg"), Path("b/smile.png"), still=True) == Path("outputs/me_smile.png")
 
 
 def test_the_hash_of_a_directory_sees_names_and_contents(tmp_path: Path) -> None:

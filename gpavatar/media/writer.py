@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class FrameWriter:
     def __init__(self, path: Path):
         self.path = path
         self.num_written = 0
+        self.busy_s = 0.0  # how long the encoding thread has worked
         self._temporary = temporary_name(path)
         self._error: BaseException | None = None
         self._abandoned = False
@@ -133,10 +135,12 @@ class FrameWriter:
         """The thread: encode until None comes; after an error go on emptying the queue, so that nobody waits."""
         for image_u8, time_s in iter(self._queue.get, None):
             if self._error is None and not self._abandoned:
+                start_s = time.perf_counter()
                 try:
                     self._encode(image_u8, time_s)
                 except BaseException as error:  # handed to the caller's thread by _raise_error
                     self._error = error
+                self.busy_s += time.perf_counter() - start_s
         try:
             self._close(discard=self._abandoned or self._error is not None)
         except BaseException as error:
