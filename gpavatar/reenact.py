@@ -12,9 +12,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -32,13 +32,22 @@ from gpavatar.media.compose import LABEL, add_label, parse_background, side_by_s
 from gpavatar.media.files import cannot_write, check_file, temporary_name, whole_file
 from gpavatar.media.image import to_u8
 from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, VIDEO_OUT_SUFFIXES, open_writer
-from gpavatar.pipeline import DEFAULT_METHOD, DrivingClip, PersonAvatar, create_avatar, load_avatar, parse_face
-from gpavatar.retarget import ExpressionMode, PoseMode
+from gpavatar.pipeline import (
+    DEFAULT_METHOD,
+    DrivingClip,
+    DrivingFrame,
+    PersonAvatar,
+    create_avatar,
+    load_avatar,
+    parse_face,
+)
+from gpavatar.retarget import ORBIT_PERIOD_S, ExpressionMode, PoseMode
 from gpavatar.streaming import Stopwatch, prefetch
 from gpavatar.types import FaceStatus, InputError
 
 AVATAR_SUFFIX = ".safetensors"
 SIZES_PX = (64, 2048)
+TURNTABLE_FRAMES = round(25 * ORBIT_PERIOD_S)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Options:
     size: int = 512
     """Width and height of the result in pixels."""
     pose: PoseMode = "driving"
-    """The head's pose: the driver's; the driver's change on the source's; the source's; the source's, swinging."""
+    """The head's pose: the driver's; the driver's change on the source's; the source's; the source's, swinging (with
+    an image as the driver, a turntable of four seconds)."""
     expression: ExpressionMode = "absolute"
     """The driver's expression, or its change since the first frame added to the source's."""
     background: str = "source"
@@ -119,25 +129,29 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     *sources, driving = check_inputs(options)
     face, span = parse_face(options.face), {"start_s": options.start, "end_s": options.end}
     clip = DrivingClip(driving, face=face, **span, pictures=options.compare, watch=watch)
-    output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1)
+    turntable = clip.num_frames == 1 and options.pose == "orbit"
+    output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1 and not turntable)
     check_output(output, options)
     with _progress() as progress:
         task = progress.add_task("looking at the source", total=None)
         avatar = _avatar(sources, options, watch)
         if options.save_avatar:
             avatar.save(options.save_avatar)
-        progress.update(task, description=f"driving {avatar.model.name}", total=clip.num_frames)
+        progress.update(
+            task, description=f"driving {avatar.model.name}", total=TURNTABLE_FRAMES if turntable else clip.num_frames
+        )
+        frames = held(next(iter(clip))) if turntable else iter(clip)
         streaming_s = time.perf_counter()
-        with closing(prefetch(_compose(avatar, clip, options, watch))) as pictures:
-            written, frames, frames_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
+        with closing(prefetch(_compose(avatar, frames, options, watch))) as pictures:
+            written, num_frames, num_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
     ended_s = time.perf_counter()
     sidecar = Sidecar(
         output=str(written),
         partial=written != output,
-        frames=frames,
-        frames_tracked=frames_tracked,
-        fps=round(frames / (ended_s - begun_s), 2),
-        fps_streaming=round(frames / (ended_s - streaming_s), 2),
+        frames=num_frames,
+        frames_tracked=num_tracked,
+        fps=round(num_frames / (ended_s - begun_s), 2),
+        fps_streaming=round(num_frames / (ended_s - streaming_s), 2),
         seconds={stage: round(s, 3) for stage, s in (watch.seconds | {"total": ended_s - begun_s}).items()},
         peak_memory_mb=round(peak_memory_mb(), 1),
         model=avatar.model.name,
@@ -152,7 +166,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         temporary.write_text(json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n", encoding="utf-8")
     if clip.broken_at_s is not None:
         print(f"note: {driving} breaks off at {clip.broken_at_s:.2f} s; read up to there", file=sys.stderr)
-    print(f"{written}: {frames} frames, {frames_tracked} tracked, {sidecar.fps:g} frames/s")
+    print(f"{written}: {num_frames} frames, {num_tracked} tracked, {sidecar.fps:g} frames/s")
     if sidecar.partial:
         print(f"interrupted: what was done is in {written}", file=sys.stderr)
     return 130 if sidecar.partial else 0
@@ -199,6 +213,12 @@ def check_output(output: Path, options: Options) -> None:
             raise cannot_write(path, error) from error
 
 
+def held(frame: DrivingFrame) -> Iterator[DrivingFrame]:
+    """A single image for one swing of the orbit, at 25 frames/s: a turntable of the person."""
+    for index in range(TURNTABLE_FRAMES):
+        yield replace(frame, tracked=replace(frame.tracked, index=index, time_s=index / 25))
+
+
 def code_version() -> str:
     """The git commit of the checkout that runs (-dirty where files differ from it), else the version installed."""
     checkout = Path(__file__).parent.parent
@@ -237,13 +257,13 @@ def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> Pers
 
 
 def _compose(
-    avatar: PersonAvatar, clip: DrivingClip, options: Options, watch: Stopwatch
+    avatar: PersonAvatar, driving: Iterable[DrivingFrame], options: Options, watch: Stopwatch
 ) -> Generator[Picture, None, None]:
     """The finished pictures: beside source and driver if asked, and labelled."""
     source_u8 = to_u8(avatar.reference.image)
     box: CropBox | None = None  # of the driver's first face, from then on
     modes = {"pose": options.pose, "expression": options.expression, "background": options.background}
-    for frame in avatar.drive(clip, size_px=options.size, watch=watch, **modes):
+    for frame in avatar.drive(driving, size_px=options.size, watch=watch, **modes):
         tracked = frame.driving.tracked
         with watch("compose"):
             image_u8 = to_u8(frame.image)

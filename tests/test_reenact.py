@@ -111,6 +111,11 @@ def test_every_pose_and_expression_mode_runs(flat_avatar: Path, make_track, tmp_
     assert run(flat_avatar, make_track(3), "-o", tmp_path / "out.mp4", "--size", 64, *modes) == 0
 
 
+def test_a_still_driver_gives_a_turntable_under_orbit(flat_avatar: Path, make_track, tmp_path: Path) -> None:
+    assert run(flat_avatar, make_track(1), "-o", tmp_path / "out.mp4", "--size", 64, "--pose", "orbit") == 0
+    assert len(decoded(tmp_path / "out.mp4")) == 100
+
+
 def test_ctrl_c_leaves_a_playable_file_named_as_partial(flat_avatar: Path, make_track, tmp_path: Path) -> None:
     program = f"""
 import sys
