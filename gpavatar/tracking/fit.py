@@ -76,12 +76,12 @@ class FramePose:
 
 @dataclass(frozen=True)
 class LandmarkBasis:
-    """The head, linear in its parameters, at the 478 landmarks: all that a fit needs to know of it."""
+    """The head, linear in its parameters, at the landmarks: all that a fit needs to know of it."""
 
-    mean: Float[np.ndarray, "478 3"]
-    shape: Float[np.ndarray, "478 3 shape"]
-    expression: Float[np.ndarray, "478 3 expression"]
-    weights: Float[np.ndarray, " 478"]
+    mean: Float[np.ndarray, "point 3"]
+    shape: Float[np.ndarray, "point 3 shape"]
+    expression: Float[np.ndarray, "point 3 expression"]
+    weights: Float[np.ndarray, " point"]
 
     @staticmethod
     def of(head: MorphableHead) -> LandmarkBasis:
@@ -244,17 +244,25 @@ class HeadFitter:
         return np.concatenate([-infinite, -state.expression]), np.concatenate([infinite, 1.0 - state.expression])
 
     def _bounded_step(self, hessian: np.ndarray, gradient: np.ndarray, state: FramePose) -> np.ndarray:
-        """argmin ½ xᵀHx − gᵀx within the bounds, by fixing what overshoots (a few rounds; exact when none returns)."""
+        """argmin ½ xᵀHx − gᵀx within the bounds: a primal-dual active set (Hintermüller, Ito and Kunisch 2003).
+
+        Exact when it settles, which it does in two to four rounds; else the last round's answer, clipped.
+        """
         low, high = self._bounds(state)
-        step, free = np.zeros_like(gradient), np.ones(len(gradient), bool)
-        for _ in range(6):
+        at_low = at_high = np.zeros(len(gradient), bool)
+        for _ in range(10):
+            step = np.where(at_low, low, np.where(at_high, high, 0.0))
+            free = ~(at_low | at_high)
             right = gradient[free] - hessian[np.ix_(free, ~free)] @ step[~free]
             step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
-            over = free & ((step < low) | (step > high))
-            if not over.any():
+            pull = gradient - hessian @ step  # where the fixed ones would go
+            below, above = (
+                (free & (step < low)) | (at_low & (pull < 0)),
+                (free & (step > high)) | (at_high & (pull > 0)),
+            )
+            if (below == at_low).all() and (above == at_high).all():
                 return step
-            step[over] = np.clip(step[over], low[over], high[over])
-            free &= ~over
+            at_low, at_high = below, above
         return np.clip(step, low, high)
 
     def _moved(self, state: FramePose, step: np.ndarray) -> FramePose:
