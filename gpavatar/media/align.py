@@ -145,14 +145,10 @@ def resample_u8(
 def _cut_repeating(image_u8: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:
     """image[top:bottom, left:right], the nearest edge pixel where that lies outside."""
     height, width = image_u8.shape[:2]
-    inner_y = slice(min(max(top, 0), height - 1), max(min(bottom, height), 1))
-    inner_x = slice(min(max(left, 0), width - 1), max(min(right, width), 1))
-    above, below = inner_y.start - top, bottom - inner_y.stop
-    before, after = inner_x.start - left, right - inner_x.stop
-    cut = image_u8[inner_y, inner_x]
-    if max(above, below, before, after) == 0:
-        return np.ascontiguousarray(cut)
-    return np.pad(cut, ((above, below), (before, after), (0, 0)), mode="edge")
+    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+        return np.ascontiguousarray(image_u8[top:bottom, left:right])
+    rows, columns = np.arange(top, bottom).clip(0, height - 1), np.arange(left, right).clip(0, width - 1)
+    return image_u8[rows[:, None], columns]
 
 
 def resample(

@@ -36,9 +36,10 @@ class AudioTrack:
     def __init__(self, path: Path, container, stream, output: av.container.OutputContainer):
         self._path, self._container, self._input = path, container, stream
         context = stream.codec_context
+        codec = context.codec.canonical_name
         self._origin = clock_origin(container)
         # AAC out of a transport stream lacks the header (extradata) that an mp4 needs
-        self._copied = context.name in COPIED_CODECS and (context.name != "aac" or bool(context.extradata))
+        self._copied = codec in COPIED_CODECS and (codec != "aac" or bool(context.extradata))
         if self._copied:
             self._output = output.add_stream_from_template(stream)
         else:

@@ -109,9 +109,14 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def write_image(path: str | Path, image_u8: UInt8[np.ndarray, "height width channel"], quality: int = 95) -> None:
     """Write a png, jpg or webp (by suffix); under its name only when whole. InputError where it cannot be written."""
     path = Path(path)
-    options = {"compress_level": 3} if path.suffix.lower() == ".png" else {"quality": quality, "subsampling": 0}
     with whole_file(path) as temporary:
-        Image.fromarray(image_u8).save(temporary, **options)
+        save_image(temporary, image_u8, quality)
+
+
+def save_image(path: Path, image_u8: UInt8[np.ndarray, "height width channel"], quality: int = 95) -> None:
+    """As `write_image`, straight under its name; OSError where it cannot be written."""
+    options = {"compress_level": 3} if path.suffix.lower() == ".png" else {"quality": quality, "subsampling": 0}
+    Image.fromarray(image_u8).save(path, **options)
 
 
 def resize_u8(

@@ -16,15 +16,15 @@ from typing import Protocol, runtime_checkable
 import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from gpavatar.media.files import check_file, check_range, fit_size
+from gpavatar.media.hdr import HDR_CURVES, to_sdr_u8
 from gpavatar.types import InputError
 
 MAX_PIXELS = 8192 * 8192  # 8K and a margin; a header that claims more is damaged or hostile
 MIN_STEP_S = 1e-3
-HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # Without these two swscale darkens every picture by 1 to 2 levels; they cost 0.7 ms at 512x512.
 FAITHFUL = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 COLORSPACE_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
@@ -190,7 +190,9 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.vide
         raise InputError(f"{path}: holds {kind}; give a file with a video in it")
     context = streams[0].codec_context
     if context is None:
-        raise InputError(f"{path}: its video codec is unknown or its header damaged; copy it again or convert it to H.264")
+        raise InputError(
+            f"{path}: its video codec is unknown or its header damaged; copy it again or convert it to H.264"
+        )
     if context.width * context.height > MAX_PIXELS:
         size = f"{context.width}x{context.height}"
         raise InputError(f"{path}: frames of {size} px are beyond 8192x8192; scale it down first")
@@ -272,8 +274,7 @@ def _to_rgb(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoRefor
     if frame.colorspace == COLORSPACE_UNSPECIFIED:
         # what players assume: HD material is BT.709, smaller is BT.601
         options["src_colorspace"] = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-    if frame.color_trc in HDR_CURVES:
-        options |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
     smaller = width * height < frame.width * frame.height
     options["interpolation"] = (Interpolation.AREA if smaller else Interpolation.BILINEAR) | FAITHFUL
-    return reformatter.reformat(frame, width, height, "rgb24", **options).to_ndarray()
+    rgb_u8 = reformatter.reformat(frame, width, height, "rgb24", **options).to_ndarray()
+    return to_sdr_u8(rgb_u8, frame.color_trc) if frame.color_trc in HDR_CURVES else rgb_u8

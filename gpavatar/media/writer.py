@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from gpavatar.media.audio import AudioTrack
 from gpavatar.media.files import cannot_write, temporary_name
-from gpavatar.media.image import write_image
+from gpavatar.media.image import save_image
 from gpavatar.types import InputError
 
 VIDEO_OUT_SUFFIXES = (".mp4", ".mov", ".m4v")
@@ -251,7 +251,7 @@ class ImageWriter(FrameWriter):
     def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
         if self._temporary.exists():
             raise InputError(f"{self.path}: an image holds one frame; name an .mp4 or a directory for several")
-        write_image(self._temporary, image_u8)
+        save_image(self._temporary, image_u8)
 
     def _close(self, discard: bool) -> None:
         pass
@@ -268,7 +268,7 @@ class DirectoryWriter(FrameWriter):
 
     def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
         self._temporary.mkdir(exist_ok=True)
-        write_image(self._temporary / f"{self._num_encoded:06d}.png", image_u8)
+        save_image(self._temporary / f"{self._num_encoded:06d}.png", image_u8)
         self._num_encoded += 1
 
     def _close(self, discard: bool) -> None:

@@ -108,7 +108,9 @@ def test_colours_by_the_tag_or_by_size(tmp_path, size, standard, tagged):
         assert (next(container.decode(video=0)).colorspace == standard) == tagged
     frame = next(iter(open_video(path))).image_u8
     colours = [patch.mean((0, 1)) for patch in (frame[4:16, 4:16], frame[4:16, -16:-4], frame[-16:-4, 4:16])]
-    assert np.abs(np.array(colours) - [awkward.RED, awkward.GREEN, awkward.BLUE]).max() <= 3  # the wrong standard is 15 off
+    assert (
+        np.abs(np.array(colours) - [awkward.RED, awkward.GREEN, awkward.BLUE]).max() <= 3
+    )  # the wrong standard is 15 off
 
 
 def test_half_pictures_are_merged(tmp_path):
