@@ -6,8 +6,9 @@ SHELL := /bin/bash
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
-STAMP  := $(VENV)/installed
 EXTRAS ?= dev
+STAMP  := $(VENV)/installed-$(EXTRAS)
+comma  := ,
 # For the programs, e.g. make reenact ARGS="photo.jpg clip.mp4 -o out.mp4"
 ARGS   ?=
 
@@ -17,9 +18,9 @@ SYSTEM_LIBRARIES := libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles
 .PHONY: help setup demo reenact track test lint format train eval data bench
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk '/^[a-z]+:.*  ## /{name = $$1; sub(/.*  ## /, ""); printf "  %-10s%s\n", name, $$0}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## create .venv and install everything; costs nothing the second time
+setup: $(STAMP)  ## create .venv and install everything, once: make setup EXTRAS=dev,train
 
 demo: $(STAMP)  ## bring a real photo to life with a real clip: outputs/demo/reenacted.mp4
 	@mkdir -p outputs/demo
@@ -44,13 +45,13 @@ format: $(STAMP)  ## put imports and formatting right
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-train: $(STAMP)  ## train a method: make train ARGS="configs/... key=value"
+train: $(if $(wildcard gpavatar/train.py),$(VENV)/installed-dev$(comma)train)  ## train a method: make train ARGS="configs/... key=value"
 	$(call program,gpavatar/train.py,gpavatar.train)
 
-eval: $(STAMP)  ## measure a method on clips: make eval ARGS="..."
+eval: $(if $(wildcard gpavatar/eval.py),$(VENV)/installed-dev$(comma)train)  ## measure a method on clips: make eval ARGS="..."
 	$(call program,gpavatar/eval.py,gpavatar.eval)
 
-data: $(STAMP)  ## raw video to training shards: make data ARGS="..."
+data: $(if $(wildcard data_prep/__main__.py),$(VENV)/installed-dev$(comma)prep)  ## raw video to training shards: make data ARGS="..."
 	$(call program,data_prep/__main__.py,data_prep)
 
 bench: $(STAMP)  ## run every benchmark; results land in benchmarks/results/
@@ -66,7 +67,7 @@ $(PYTHON) -m $(2) $(ARGS)
 endef
 
 # The first Python that is new enough and really runs (a name may be a shim without a version behind it).
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed-%: setup.cfg pyproject.toml constraints.txt
 	@python=
 	for candidate in python3.11 python3 python3.12 python3.13; do
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi
@@ -84,6 +85,6 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	  command -v apt-get >/dev/null && $$as_root env DEBIAN_FRONTEND=noninteractive sh -c "$$install" ||
 	    { echo "system packages are missing; as root run: $$install" >&2; exit 2; }
 	fi
-	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[$(EXTRAS)]
+	$(PYTHON) -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
+	$(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt -e .[$*]
 	touch $@
