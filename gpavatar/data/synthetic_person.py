@@ -1,0 +1,200 @@
+"""A synthetic person: shape and looks, and what is computed from them once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gpavatar.data import synthetic_hair
+from gpavatar.data.synthetic_body import Background, Clothes, Torso, build_torso, random_light
+from gpavatar.data.synthetic_fuzz import Fuzz, front_map, grow_beard, grow_brows
+from gpavatar.data.synthetic_hair import STYLES, Hair, HairStyle
+from gpavatar.data.synthetic_shading import Light, hair_transmittance, hair_volume, shadow_frame
+from gpavatar.data.synthetic_skin import IRIS_TONES, Complexion, SkinPoints, linear
+from gpavatar.data.synthetic_texture import cloth_texture, head_texture
+from gpavatar.face.open_head import PARTS, OpenHead
+from gpavatar.face.raster import rasterize, vertex_normals
+from gpavatar.types import HeadParams
+
+HAIR_TONES = ("#0d0a08", "#1a110b", "#2b1b11", "#432a18", "#5e3d22", "#7d5a33", "#a07c4a", "#6b3016", "#8c8680")
+SKY_DIRECTIONS, SKY_MAP_SIZE, SKY_REACH = 72, 256, 1.3
+JAW_OPEN_AT = 0.8  # of the pose that says how much light an open mouth lets in
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Everything about a person but the shape of the head."""
+
+    complexion: Complexion
+    style: HairStyle | None
+    brows: float  # thickness, [0, 1]
+    beard_length: float  # units of head space; 0 for none
+    recede: float  # how far the hairline stands back, [0, 1]
+    clothes: Clothes
+    light: Light
+    background: Background
+    exposure: float
+
+    @staticmethod
+    def random(rng: np.random.Generator, style: str | None = None) -> Looks:
+        """Any looks; `style` is a key of `STYLES`, "bald", or None for any."""
+        tone = rng.uniform(0.02, 1.0)
+        dark = rng.random() < 1.15 - tone
+        bearded = rng.random() < 0.4
+        weights = np.array([1, 2, 1.2, 1.5, 1.2, 1.5, 1.3, 1.2, 0.8, 0.5])
+        drawn = str(rng.choice([*STYLES, "bald"], p=weights / weights.sum()))
+        style = style or drawn
+        colour = linear(HAIR_TONES[int(rng.integers(0, 3 if dark else len(HAIR_TONES)))]) * rng.uniform(0.8, 1.3)
+        complexion = Complexion(
+            tone=tone,
+            redness=rng.random(),
+            freckles=rng.random() ** 2 * (0.2 + 0.8 * tone),
+            beard=rng.uniform(0.25, 0.9) if bearded else 0.0,
+            shine=rng.random(),
+            lips=rng.random() ** 2 * (0.3 if bearded else 0.9),
+            iris=int(rng.integers(0, 3 if dark else len(IRIS_TONES))),
+            hair_colour=colour,
+            seed=int(rng.integers(1 << 20)),
+        )
+        return Looks(
+            complexion,
+            STYLES.get(style),
+            brows=rng.random(),
+            beard_length=rng.uniform(0.01, 0.05) if bearded and rng.random() < 0.6 else 0.0,
+            recede=rng.random() ** 3 * (0.2 if style in ("bob", "long", "wavy") else 1.0),
+            clothes=Clothes.random(rng),
+            light=random_light(rng),
+            background=Background.random(rng),
+            exposure=rng.uniform(0.85, 1.1),
+        )
+
+
+@lru_cache(maxsize=1)
+def default_head() -> OpenHead:
+    """The packaged open head, loaded once."""
+    return OpenHead.load()
+
+
+@dataclass(frozen=True)
+class SyntheticPerson:
+    """One person, ready to be drawn from any camera with any expression by `synthetic.render`."""
+
+    head: OpenHead
+    shape: Float[Tensor, " n_shape"]
+    looks: Looks
+    torso: Torso
+    head_texture: np.ndarray
+    cloth_texture: np.ndarray
+    hair: Hair | None
+    volume: np.ndarray | None  # of the hair
+    brows: Fuzz
+    beard: Fuzz | None
+    openness: np.ndarray  # (2, vert) share of the sky that a vertex sees, with closed and with open mouth
+
+    @staticmethod
+    def random(
+        seed: int, head: OpenHead | None = None, style: str | None = None, texture_size: int = 1024, spread: float = 0.8
+    ) -> SyntheticPerson:
+        """Any person, always the same for a seed; shape parameters are drawn with `spread` standard deviations."""
+        rng = np.random.default_rng([seed, 51])
+        head = head or default_head()
+        shape = torch.from_numpy(rng.normal(0, spread, head.n_shape).clip(-2.5, 2.5)).float()
+        return SyntheticPerson.build(head, shape, Looks.random(rng, style), texture_size)
+
+    @staticmethod
+    @torch.no_grad()
+    def build(head: OpenHead, shape: Float[Tensor, " n_shape"], looks: Looks, texture_size: int) -> SyntheticPerson:
+        """Compute what does not change from frame to frame."""
+        rng = np.random.default_rng(looks.complexion.seed)
+        person = head.with_shape(shape)
+        verts, faces = person.verts, head.faces
+        normals = vertex_normals(verts, faces)
+        skin = SkinPoints(verts.numpy(), normals.numpy(), head.topology.mediapipe.on(verts, faces).numpy())
+        front = front_map(verts, faces)
+
+        points, point_normals = _scatter(head, skin, rng)
+        scalp = synthetic_hair.survey(skin.points, skin.landmarks, head.topology.regions["ears"].numpy(), points[0])
+
+        def density(where: np.ndarray) -> np.ndarray:
+            return synthetic_hair.hair_density(scalp, where, looks.complexion.seed, looks.recede)
+
+        hair, volume = None, None
+        if looks.style is not None:
+            share = density(points[0]) * (1 - points[1])
+            hair = synthetic_hair.grow(looks.style, scalp, points[0], point_normals, share, rng)
+            volume = hair_volume(hair.points, float(hair.width.mean()) * 1.4)
+        torso = build_torso(skin.points, head.collar.numpy())
+        open_mouth = torch.zeros(head.n_expression)
+        open_mouth[head.expression_names.index("jawOpen")] = JAW_OPEN_AT
+        poses = (replace(HeadParams.neutral(head.n_shape, head.n_expression), shape=shape, expression=e)
+                 for e in (0 * open_mouth, open_mouth))  # fmt: skip
+        bald = texture_tint(looks)
+        return SyntheticPerson(
+            head, shape, looks, torso,
+            head_texture(head, person, skin, looks.complexion, looks.clothes, lambda p: bald * density(p), texture_size),
+            cloth_texture(torso, skin.points, looks.clothes),
+            hair, volume,
+            grow_brows(skin, normals, faces, front, looks.brows, rng),
+            grow_beard(skin, normals, faces, front, looks.beard_length, rng) if looks.beard_length else None,
+            np.stack([_sky_share(head, head.verts(pose), torso, volume) for pose in poses]),
+        )  # fmt: skip
+
+    def params(self) -> HeadParams:
+        """This person with a neutral face."""
+        return replace(HeadParams.neutral(self.head.n_shape, self.head.n_expression), shape=self.shape)
+
+
+def texture_tint(looks: Looks) -> float:
+    """How strongly the scalp shows the colour of the hair that grows there, [0, 1]."""
+    return 0.25 if looks.style is None else 1.0
+
+
+def _scatter(
+    head: OpenHead, skin: SkinPoints, rng: np.random.Generator, count: int = 150000
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Points spread evenly over the skin with the share of "ear" there, and their normals."""
+    faces = head.faces[head.face_parts == PARTS.index("skin")].numpy()
+    corners = skin.points[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    chosen = rng.choice(len(faces), count, p=area / area.sum())
+    root = np.sqrt(rng.random(count))
+    second = rng.random(count)
+    bary = np.stack([1 - root, root * (1 - second), root * second], -1)
+    points = np.einsum("ni,nik->nk", bary, corners[chosen])
+    normals = np.einsum("ni,nik->nk", bary, skin.normals[faces[chosen]])
+    ears = np.einsum("ni,ni->n", bary, head.topology.regions["ears"].numpy()[faces[chosen]])
+    return (points, ears), normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
+
+def _sky_share(head: OpenHead, verts: Tensor, torso: Torso, volume: np.ndarray | None) -> np.ndarray:
+    """Per vertex of head and torso the cosine-weighted share of directions in which neither skin nor hair stands."""
+    every = torch.cat([verts, torch.from_numpy(torso.verts).float()])
+    solid = head.faces[head.face_parts != PARTS.index("lashes")]
+    faces = torch.cat([solid, torch.from_numpy(torso.faces)])
+    normals, points = vertex_normals(every, faces).numpy(), every.numpy()
+    # Directions spread evenly over the sphere (golden spiral), the lowest left out: the body stands there.
+    index = np.arange(SKY_DIRECTIONS)
+    height = 1 - 1.7 * (index + 0.5) / SKY_DIRECTIONS
+    turn = 2.399963 * index
+    flat = np.sqrt(1 - height**2)
+    seen, total = np.full(len(points), 1e-6), np.full(len(points), 1e-6)
+    for direction in np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], -1):
+        rows = shadow_frame(direction)
+        place = points @ rows.T
+        scale = SKY_MAP_SIZE / (2 * SKY_REACH)
+        screen = np.concatenate([place[:, :2] * scale + SKY_MAP_SIZE / 2, 4 - place[:, 2:]], 1)
+        depth = rasterize(torch.from_numpy(screen).float(), faces, SKY_MAP_SIZE, SKY_MAP_SIZE).depth.numpy()
+        column, row = np.clip(screen[:, :2].astype(int), 0, SKY_MAP_SIZE - 1).T
+        cosine = (normals @ direction).clip(0)
+        slope = np.sqrt(1 - cosine**2) / cosine.clip(0.15)
+        nearest = depth[row, column]
+        free = (nearest == 0) | (nearest > screen[:, 2] - 0.006 - 1.2 * slope / scale)
+        hair = hair_transmittance(volume, points, direction) if volume is not None else 1.0
+        seen += cosine * free * hair
+        total += cosine
+    return (seen / total).astype(np.float32)
