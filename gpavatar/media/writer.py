@@ -60,6 +60,7 @@ class FrameWriter:
         self._temporary = temporary_name(path)
         self._error: BaseException | None = None
         self._abandoned = False
+        self._told_to_stop = False
         self._finished = False
         self._queue: queue.Queue = queue.Queue(maxsize=QUEUE_FRAMES)
         try:
@@ -76,7 +77,7 @@ class FrameWriter:
         `time_s` must grow from frame to frame; the first one becomes 0 of the output. None: at the fixed rate.
         """
         self._raise_error()
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
         self._queue.put((image_u8.copy(), time_s))
         self.num_written += 1
@@ -84,12 +85,13 @@ class FrameWriter:
     def finish(self, partial: bool = False) -> Path | None:
         """Encode what is queued, close, and rename; returns the name it stands under, None when no frame was written.
 
-        With `partial` that name is `<stem>.partial<suffix>`.
+        With `partial` that name is `<stem>.partial<suffix>`. When Ctrl-C strikes in here, it can be called again.
         """
         if self._finished:
             return None
+        self._stop()
+        self._finished = True
         try:
-            self._stop()
             self._raise_error()
             if not self.num_written:
                 return None
@@ -104,8 +106,11 @@ class FrameWriter:
 
     def discard(self) -> None:
         """Stop and leave nothing."""
+        if self._finished:
+            return
         self._abandoned = True
         self._stop()
+        self._finished = True
         self._remove_temporary()
 
     def __enter__(self) -> FrameWriter:
@@ -116,14 +121,17 @@ class FrameWriter:
             self.finish()
         elif issubclass(kind, KeyboardInterrupt):
             self.finish(partial=True)
-        elif not self._finished:
+        else:
             self.discard()
 
     def _stop(self) -> None:
-        self._finished = True
-        if self._thread.is_alive():
+        if self._thread.ident is None:  # no frame was written
+            self._close(discard=True)
+            return
+        if not self._told_to_stop:
             self._queue.put(None)
-            self._thread.join()
+            self._told_to_stop = True
+        self._thread.join()
 
     def _raise_error(self) -> None:
         if isinstance(self._error, OSError):
@@ -185,6 +193,7 @@ class VideoWriter(FrameWriter):
         self._first_s: float | None = None
         self._last_s = 0.0
         self._reformatter = VideoReformatter()
+        self._audio: AudioTrack | None = None
         options = {"movflags": "+faststart"}
         try:
             self._container = av.open(str(self._temporary), "w", options=options)
@@ -199,7 +208,8 @@ class VideoWriter(FrameWriter):
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         try:
-            self._audio = AudioTrack.of_file(Path(audio_from), self._container) if audio_from is not None else None
+            if audio_from is not None:
+                self._audio = AudioTrack.of_file(Path(audio_from), self._container)
         except BaseException:
             self.discard()
             raise

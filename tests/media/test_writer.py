@@ -114,6 +114,13 @@ def test_driver_without_sound(tmp_path):
     assert not open_video(tmp_path / "a.mp4").info.has_audio
 
 
+def test_sound_from_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "d.mp4").write_text("not a film " * 50)
+    with pytest.raises(InputError, match=r"d\.mp4: not a video"):
+        VideoWriter(tmp_path / "a.mp4", WIDTH, HEIGHT, audio_from=tmp_path / "d.mp4")
+    assert os.listdir(tmp_path) == ["d.mp4"]
+
+
 def test_nothing_under_the_name_until_whole(tmp_path):
     path = tmp_path / "a.mp4"
     with VideoWriter(path, WIDTH, HEIGHT) as writer:
@@ -153,6 +160,23 @@ def test_interrupted_run_leaves_a_playable_part(tmp_path):
     reader = open_video(tmp_path / "a.partial.mp4")
     assert [awkward.read_index(frame.image_u8) for frame in reader] == list(range(20))
     assert awkward.click_times(*awkward.read_sound(tmp_path / "a.partial.mp4")) == pytest.approx([0.3], abs=0.03)
+
+
+def test_interrupted_while_finishing(tmp_path, monkeypatch):
+    """Ctrl-C during the last wait: what is written stands, as partial."""
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", WIDTH, HEIGHT) as writer:
+        for index in range(10):
+            writer.write(awkward.marked_frame(WIDTH, HEIGHT, index))
+        join = writer._thread.join
+
+        def interrupted_once():
+            monkeypatch.setattr(writer._thread, "join", join)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(writer._thread, "join", interrupted_once)
+        writer.finish()
+    assert os.listdir(tmp_path) == ["a.partial.mp4"]
+    assert len(list(open_video(tmp_path / "a.partial.mp4"))) == 10
 
 
 def test_finish_names_what_it_wrote(tmp_path):
