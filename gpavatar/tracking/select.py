@@ -23,7 +23,9 @@ FaceChoice = Literal["largest", "left", "right"] | int  # a number counts the fa
 THUMBNAIL_PX = (48, 27)
 CUT_LEVEL = 0.10  # mean change of the thumbnail's grey values, of the full range, that may be a cut ...
 CUT_RATIO = 4.0  # ... when it is also so many times the usual change between frames
-SAME_LOOKS = 0.12  # mean change of the colours at the landmarks, of the full range: above it is somebody else
+SAME_LOOKS = 0.12  # mean change of the colours at the landmarks, of the full range: above it is somebody else ...
+SAME_LOOKS_HELD = 0.2  # ... but for a face that was seen a moment ago in the same place, where it is the light
+HELD_S, HELD_REACH = 0.15, 0.15  # seconds, face sizes: how near in time and place that is
 LOOKS_MEMORY_S = 2.0  # time constant of the remembered looks
 REACH = 0.45  # face sizes that a face may move between neighbouring frames ...
 REACH_PER_S = 2.0  # ... and while it is not seen
@@ -80,7 +82,7 @@ class _Person:
         return _Person(seen, self.looks + share * (seen.looks - self.looks), velocity, time_s)
 
     def change(self, seen: _Seen) -> float:
-        """How different it looks; above SAME_LOOKS it is somebody else."""
+        """How different it looks."""
         return float(np.abs(seen.looks - self.looks).mean())
 
     def mismatch(self, seen: _Seen, time_s: float) -> float:
@@ -89,11 +91,9 @@ class _Person:
         reach = REACH + REACH_PER_S * passed
         expected = self.last.centre_px + self.velocity_px_s * min(passed, 0.25)
         sizes = self.last.face.size_px, seen.face.size_px
-        terms = (
-            float(np.linalg.norm(seen.centre_px - expected)) / max(sizes) / reach,
-            abs(math.log(sizes[1] / sizes[0])) / reach,
-            self.change(seen) / SAME_LOOKS,
-        )
+        moved, grown = float(np.linalg.norm(seen.centre_px - expected)) / max(sizes), abs(math.log(sizes[1] / sizes[0]))
+        held = passed <= HELD_S and max(moved, grown) <= HELD_REACH
+        terms = (moved / reach, grown / reach, self.change(seen) / (SAME_LOOKS_HELD if held else SAME_LOOKS))
         return sum(terms) if max(terms) <= 1 else math.inf
 
 
