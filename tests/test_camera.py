@@ -1,15 +1,17 @@
-"""The laws of the camera convention, and the worked example of docs/conventions.md."""
+"""The laws of the camera convention, and the examples of docs/conventions.md."""
 
 from __future__ import annotations
 
+import doctest
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+import gpavatar
 from gpavatar.camera import (
-    METRES_PER_UNIT,
     Camera,
     axis_angle_to_matrix,
     invert_rigid,
@@ -34,13 +36,9 @@ def skew(vector: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.linalg.cross(vector, axis.expand_as(vector)) for axis in torch.eye(3).to(vector)], -1)
 
 
-def test_worked_example_of_the_conventions_page():
-    camera = Camera.frontal(distance=5.0, focal=2.0)
-    points = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.25, 0.0], [0.5, 0.25, 1.0]])
-    assert_close(camera.to_view(points), torch.tensor([[0.0, 0.0, 5.0], [0.5, -0.25, 5.0], [0.5, -0.25, 4.0]]))
-    assert_close(camera.project(points), torch.tensor([[0.5, 0.5], [0.7, 0.4], [0.75, 0.375]]))
-    assert_close(camera.project_px(points, 640, 360)[2], torch.tensor([480.0, 135.0]))
-    assert METRES_PER_UNIT == 0.2
+def test_the_examples_of_the_conventions_page():
+    results = doctest.testfile(str(Path(gpavatar.__file__).parents[1] / "docs/conventions.md"), module_relative=False)
+    assert results.attempted == 8 and results.failed == 0
 
 
 def test_right_is_right_up_is_up_and_the_nose_is_nearest():
