@@ -280,12 +280,12 @@ def _compose(
 def _square(
     image_u8: UInt8[np.ndarray, "height width 3"], box: CropBox | None, size_px: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The driver's picture cut like the source; its middle as long as no face was seen."""
-    if box is None:
-        height, width = image_u8.shape[:2]
-        side = min(height, width)
-        box = CropBox((width - side) / 2, (height - side) / 2, side)
-    return resample_u8(image_u8, box.x_px, box.y_px, box.x_px + box.side_px, box.y_px + box.side_px, size_px, size_px)
+    """The driver's picture cut like the source, but not beyond its edges; its middle as long as no face was seen."""
+    height, width = image_u8.shape[:2]
+    side = min(width, height) if box is None else min(box.side_px, width, height)
+    x, y = (width / 2, height / 2) if box is None else (box.x_px + box.side_px / 2, box.y_px + box.side_px / 2)
+    left, top = (min(max(at - side / 2, 0), end - side) for at, end in ((x, width), (y, height)))
+    return resample_u8(image_u8, left, top, left + side, top + side, size_px, size_px)
 
 
 def _write(

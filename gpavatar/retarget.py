@@ -23,7 +23,7 @@ from gpavatar.types import FaceStatus, HeadParams, TrackedFrame
 PoseMode = Literal["driving", "relative", "fixed", "orbit"]
 ExpressionMode = Literal["absolute", "relative"]
 
-NECK_JOINT = (0.0, -0.75, -0.25)  # head space: 15 cm below and 5 cm behind the head's origin
+NECK_JOINT = (0.0, -0.45, -0.11)  # head space: where the open head's skull turns against its shoulders
 ORBIT_DEG = 30.0
 ORBIT_PERIOD_S = 4.0
 

@@ -159,3 +159,9 @@ def test_orbit_goes_on_while_the_face_is_away() -> None:
     held = retarget(frame(260, FaceStatus.MISSING))
     assert held.params.expression[0] == 0.8
     assert rotation_angle_deg(held.camera.c2w[:3, :3], SOURCE.c2w[:3, :3]) > 10
+
+
+def test_the_neck_joint_is_that_of_the_open_head() -> None:
+    from gpavatar.face.open_head import SHOULDERS, OpenHead
+
+    torch.testing.assert_close(torch.tensor(NECK_JOINT), OpenHead.load().joints[SHOULDERS], atol=0.005, rtol=0)
