@@ -43,12 +43,16 @@ TRACK_SUFFIX = ".npz"
 
 def load_model(name: str = DEFAULT_METHOD, device: str = "auto") -> Avatar:
     """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1"). InputError for an unknown one."""
+    return _method(name)(device=choose_device(device))
+
+
+def _method(name: str) -> type[Avatar]:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METHODS)}"
         raise InputError(f"no method is called {name!r}; {hint}")
     module, _, class_name = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)(device=choose_device(device))
+    return getattr(importlib.import_module(module), class_name)
 
 
 def choose_device(name: str) -> torch.device:
@@ -276,10 +280,15 @@ def create_avatar(
 
     watch = watch or Stopwatch()
     with watch("setup"):
-        model = load_model(model, device) if isinstance(model, str) else model
+        if isinstance(model, str):
+            method, place = _method(model), choose_device(device)
         tracker = Tracker(default_head(), TrackerConfig(face=face))
+    with watch("encode"):
+        frames = source_frames(sources, tracker)  # before the model is loaded: a bad photo is found at once
+    with watch("setup"):
+        model = method(device=place) if isinstance(model, str) else model
     with watch("encode"), torch.no_grad():
-        return PersonAvatar(model, model.encode(source_frames(sources, tracker)))
+        return PersonAvatar(model, model.encode(frames))
 
 
 def track_clip(

@@ -168,7 +168,7 @@ def test_a_real_photo_driven_by_a_real_clip(photo: Path, clip: Path, tmp_path: P
 @pytest.mark.parametrize("place", ["source", "driving"])
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "faceless"])
 def test_a_bad_input_gives_one_line_and_nothing_else(
-    place: str, kind: str, flat_avatar: Path, make_track, clip: Path, tmp_path: Path, capfd
+    place: str, kind: str, flat_avatar: Path, clip: Path, tmp_path: Path, capfd
 ) -> None:
     bad = tmp_path / f"{kind}.{'mp4' if kind == 'truncated' else 'png'}"
     if kind == "empty":
@@ -177,7 +177,7 @@ def test_a_bad_input_gives_one_line_and_nothing_else(
         bad.write_bytes(clip.read_bytes()[:2000])
     elif kind == "faceless":
         write_image(bad, np.full((64, 64, 3), 128, np.uint8))
-    inputs = (bad, make_track(3)) if place == "source" else (flat_avatar, bad)
+    inputs = (bad, clip) if place == "source" else (flat_avatar, bad)
     out = tmp_path / "outputs" / "out.mp4"
     assert run(*inputs, "-o", out, "--size", 64, "--device", "cpu") == 2
     message = capfd.readouterr().err.strip().splitlines()[-1]
