@@ -9,7 +9,7 @@ import difflib
 import importlib
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -46,7 +46,7 @@ def load_model(name: str = DEFAULT_METHOD, device: str = "auto") -> Avatar:
     return _method(name)(device=choose_device(device))
 
 
-def _method(name: str) -> type[Avatar]:
+def _method(name: str) -> Callable[..., Avatar]:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METHODS)}"
