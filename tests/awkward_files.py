@@ -94,7 +94,7 @@ def write_clip(
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
         if audio is not None:
-            output.mux(_sound_packets(audio, sound, sound_rate))
+            output.mux(sound_packets(audio, sound, sound_rate))
     return path
 
 
@@ -102,7 +102,7 @@ def write_sound(path: Path, sound: np.ndarray, rate: int = 16_000, codec: str = 
     """A file with sound and nothing else."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=rate, layout="mono")
-        output.mux(_sound_packets(stream, sound, rate))
+        output.mux(sound_packets(stream, sound, rate))
     return path
 
 
@@ -132,7 +132,8 @@ def click_times(samples: np.ndarray, rate: int, start_s: float) -> list[float]:
     return [start_s + index / rate for index in first]
 
 
-def _sound_packets(stream, sound: np.ndarray, rate: int) -> list[av.Packet]:
+def sound_packets(stream, sound: np.ndarray, rate: int) -> list[av.Packet]:
+    """Mono sound, encoded."""
     packets = []
     for start in range(0, len(sound), 1024):
         frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], "fltp", "mono")

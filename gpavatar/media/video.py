@@ -6,6 +6,7 @@ Rotation, mirroring and pixel shape of the file are applied, so that what comes 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class VideoReader:
             first = _first_frame(container, stream, path)
             self._origin = clock_origin(container)
             self._fps = float(stream.average_rate or stream.guessed_rate or 25)
-            self._file_end_s = _declared_end(container, stream, self._origin)
+            self._file_end_s = _declared_end(stream, self._origin)
+            end_estimate_s = self._file_end_s or (container.duration or 0) / av.time_base
             self._turn = Turn.of_frame(first)
             self._size = _display_size(first, stream, max_side_px)
             self._deinterlace = first.interlaced_frame
@@ -97,7 +99,7 @@ class VideoReader:
             num_frames = stream.frames
         if start_s is not None and self._file_end_s is not None and start_s >= self._file_end_s:
             raise InputError(f"{path}: start {start_s:g} s lies past its end at {self._file_end_s:g} s; choose less")
-        duration = max(0.0, min(end_s or math.inf, self._file_end_s or 0.0) - (start_s or 0.0))
+        duration = max(0.0, min(end_s or math.inf, end_estimate_s) - (start_s or 0.0))
         whole = start_s is None and end_s is None
         count = num_frames if whole and num_frames else max(1, round(duration * self._fps))
         width, height = self._size[::-1] if self._turn.transpose else self._size
@@ -105,28 +107,22 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self.broken_at_s = None
-        index, last_s, time_s = 0, -math.inf, 0.0
+        index, last_s = 0, -math.inf
         reformatter = VideoReformatter()
-        with open_container(self.path) as container:
-            stream = _video_stream(container, self.path)
-            stream.thread_type = "AUTO"
-            if self.start_s:
-                offset = (Fraction(self.start_s) + self._origin) / stream.time_base
-                container.seek(math.floor(offset), stream=stream)
-            for frame in _deinterlaced(_decode(container, stream), stream, self._deinterlace):
-                if frame.pts is None:
-                    time_s = last_s + 1 / self._fps if index else 0.0
-                else:
-                    time_s = float(frame.pts * frame.time_base - self._origin)
-                # a time stamp that stands still or runs back would stop every writer
-                time_s = max(time_s, last_s + MIN_STEP_S)
-                if self.end_s is not None and time_s >= self.end_s - 1e-6:
-                    return
-                last_s = time_s
-                if self.start_s is not None and time_s < self.start_s - 1e-6:
-                    continue
-                yield VideoFrame(index, time_s, self._turn.apply(_to_rgb(frame, self._size, reformatter)))
-                index += 1
+        for frame in self._frames_from_start():
+            if frame.pts is None:
+                time_s = last_s + 1 / self._fps if math.isfinite(last_s) else 0.0
+            else:
+                time_s = self._time_s(frame)
+            # a time stamp that stands still or runs back would stop every writer
+            time_s = max(time_s, last_s + MIN_STEP_S)
+            if self.end_s is not None and time_s >= self.end_s - 1e-6:
+                return
+            last_s = time_s
+            if self.start_s is not None and time_s < self.start_s - 1e-6:
+                continue
+            yield VideoFrame(index, time_s, self._turn.apply(_to_rgb(frame, self._size, reformatter)))
+            index += 1
         shown_to_s = last_s + 1 / self._fps
         expected_s = min(self.end_s or math.inf, self._file_end_s or 0.0)
         if shown_to_s < expected_s - max(0.25, 2.5 / self._fps):
@@ -135,6 +131,32 @@ class VideoReader:
                 f"{self.path}: breaks off at {self.broken_at_s:.2f} s of {expected_s:.2f} s; read up to there",
                 stacklevel=2,
             )
+
+    def _time_s(self, frame: av.VideoFrame) -> float:
+        return float(frame.pts * frame.time_base - self._origin)
+
+    def _frames_from_start(self) -> Iterator[av.VideoFrame]:
+        """Frames from a key frame at or before the start; from the beginning where the file cannot seek there."""
+        if self.start_s:
+            with open_container(self.path) as container:
+                frames = self._frames(container, seek_s=self.start_s)
+                first = next(frames, None)
+                if first is not None and first.pts is not None and self._time_s(first) <= self.start_s:
+                    yield first
+                    yield from frames
+                    return
+        with open_container(self.path) as container:
+            yield from self._frames(container)
+
+    def _frames(self, container: av.container.InputContainer, seek_s: float | None = None) -> Iterator[av.VideoFrame]:
+        stream = _video_stream(container, self.path)
+        stream.thread_type = "AUTO"
+        if seek_s is not None:
+            try:
+                container.seek(math.floor((Fraction(seek_s) + self._origin) / stream.time_base), stream=stream)
+            except av.error.FFmpegError:  # a bare stream has no index
+                return
+        yield from _deinterlaced(_decode(container, stream), stream, self._deinterlace)
 
 
 @dataclass(frozen=True)
@@ -254,11 +276,14 @@ def clock_origin(container: av.container.InputContainer) -> Fraction:
     return min(starts, default=Fraction(0))
 
 
-def _declared_end(container, stream, origin: Fraction) -> float | None:
+def _declared_end(stream, origin: Fraction) -> float | None:
     """Where the file says that its pictures end, seconds on the clock of the file; None where it says nothing."""
     if stream.duration is not None:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base - origin)
-    return container.duration / av.time_base if container.duration else None
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska
+    if tag:
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - float(origin)
+    return None
 
 
 def _display_size(frame: av.VideoFrame, stream, max_side_px: int | None) -> tuple[int, int]:

@@ -113,6 +113,14 @@ def test_colours_by_the_tag_or_by_size(tmp_path, size, standard, tagged):
     )  # the wrong standard is 15 off
 
 
+def test_no_brightness_is_lost(tmp_path):
+    """Noise in every colour: the mean of what is read is the mean of what was written."""
+    noise = np.random.default_rng(0).integers(30, 220, (64, 96, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    path = awkward.write_clip(tmp_path / "a.mp4", [noise], options={"crf": "8"})
+    bias = next(iter(open_video(path))).image_u8.mean((0, 1)) - noise.mean((0, 1))
+    assert np.abs(bias).max() < 0.4
+
+
 def test_half_pictures_are_merged(tmp_path):
     """Interlaced film of a moving edge: no comb is left."""
     frames = []
@@ -164,13 +172,22 @@ def test_start_and_end_are_exact(tmp_path, start_s, end_s):
     assert reader.broken_at_s is None
 
 
-def test_clock_begins_where_sound_or_pictures_begin(tmp_path):
-    """A transport stream starts at 1.4 s; sound 0.2 s before the pictures keeps that distance."""
-    times = [0.2 + index / 25 for index in range(10)]
-    path = clip(tmp_path / "a.ts", 10, times_s=times, sound=awkward.clicks(0.6, [0.3]))
-    frames = list(open_video(path))
-    assert frames[0].time_s == pytest.approx(0.2, abs=0.07)  # AAC begins with up to 64 ms of silence
-    assert np.diff([frame.time_s for frame in frames]) == pytest.approx(0.04, abs=1e-4)
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
+@pytest.mark.filterwarnings("error")
+def test_clock_begins_where_sound_or_pictures_begin(tmp_path, suffix):
+    """Files cut out of a broadcast start at any time; sound before or after the pictures keeps its distance."""
+    offset = {"output_ts_offset": "5"}
+    path = clip(tmp_path / f"a.{suffix}", container_options=offset, sound=awkward.clicks(0.6, [0.3]))
+    with av.open(str(path)) as container:
+        starts = {stream.type: float(stream.start_time * stream.time_base) for stream in container.streams}
+    assert starts["video"] == pytest.approx(5.0)
+    reader = open_video(path)
+    times = [frame.time_s for frame in reader]
+    assert times[0] == pytest.approx(starts["video"] - min(starts.values()), abs=1e-6)
+    assert np.diff(times) == pytest.approx(0.04, abs=1e-4)
+    assert reader.info.duration_s == pytest.approx(0.4, abs=0.07)
+    part = open_video(path, start_s=times[0] + 0.2)
+    assert [awkward.read_index(frame.image_u8) for frame in part] == [5, 6, 7, 8, 9]
 
 
 def test_time_stamps_that_do_not_advance_are_nudged(tmp_path):
@@ -186,8 +203,10 @@ def test_time_stamps_that_do_not_advance_are_nudged(tmp_path):
 
 
 def test_stream_without_time_stamps_runs_at_its_rate(tmp_path):
-    frames = list(open_video(clip(tmp_path / "a.h264", 10)))
-    assert [frame.time_s for frame in frames] == pytest.approx([index / 25 for index in range(10)], abs=1e-6)
+    path = clip(tmp_path / "a.h264", 10)
+    assert [frame.time_s for frame in open_video(path)] == pytest.approx([i / 25 for i in range(10)], abs=1e-6)
+    part = list(open_video(path, start_s=0.2, end_s=0.32))
+    assert [awkward.read_index(frame.image_u8) for frame in part] == [5, 6, 7]
 
 
 def test_truncated_film_is_read_up_to_there(tmp_path):
@@ -222,6 +241,17 @@ def cut_off(path: Path, keep: float) -> None:
     path.write_bytes(data[: round(len(data) * keep)])
 
 
+def write_music_with_cover(path: Path) -> None:
+    with av.open(str(path), "w") as output:
+        audio = output.add_stream("aac", rate=16_000, layout="mono")
+        cover = output.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 96, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(awkward.marked_frame(96, 64), "rgb24").reformat(format="yuvj420p")
+        output.mux([*cover.encode(picture), *cover.encode(None)])
+        output.mux(awkward.sound_packets(audio, awkward.clicks(0.5, [0.2]), 16_000))
+
+
 BROKEN = {
     "missing": (lambda path: None, "no such file"),
     "empty": (lambda path: path.touch(), "is empty"),
@@ -230,6 +260,7 @@ BROKEN = {
     "no index": (lambda path: cut_off(path, 0.5), "cut off before its index"),
     "half an index": (lambda path: cut_off(path, 0.995), "header damaged|cut off"),
     "only sound": (lambda path: awkward.write_sound(path, awkward.clicks(0.5, [0.2])), "only sound"),
+    "cover picture": (write_music_with_cover, "only sound"),
     "no frames": (lambda path: clip(path, 0), "not one frame|cut off|no pictures"),
     "directory": (lambda path: path.mkdir(), "is a directory"),
 }

@@ -92,7 +92,14 @@ def test_sound_is_kept_in_time(tmp_path, suffix, codec, start_s, end_s):
     rate = 48_000 if codec == "libopus" else 44_100
     frames = [awkward.marked_frame(WIDTH, HEIGHT, index) for index in range(75)]
     sound = awkward.clicks(3.2, at_s, rate)
-    driver = awkward.write_clip(tmp_path / f"driver{suffix}", frames, sound=sound, sound_codec=codec, sound_rate=rate)
+    driver = awkward.write_clip(
+        tmp_path / f"driver{suffix}",
+        frames,
+        sound=sound,
+        sound_codec=codec,
+        sound_rate=rate,
+        container_options={"output_ts_offset": "5"} if start_s else {},
+    )
     heard_in_driver = awkward.click_times(*awkward.read_sound(driver))
     assert len(heard_in_driver) == 5
     reader = open_video(driver, start_s=start_s, end_s=end_s)
@@ -106,6 +113,19 @@ def test_sound_is_kept_in_time(tmp_path, suffix, codec, start_s, end_s):
     expected = [at - (start_s or 0) for at in heard_in_driver if (start_s or 0) <= at < (end_s or 9)]
     assert awkward.click_times(*awkward.read_sound(tmp_path / "a.mp4")) == pytest.approx(expected, abs=0.012)
     assert duration_s == pytest.approx((end_s or 3.0) - (start_s or 0.0), abs=0.05)
+
+
+def test_copied_sound_is_right_from_its_first_sample(tmp_path):
+    """A tone that is cut in its middle: no packet is decoded without the one before it."""
+    rate = 44_100
+    tone = 0.5 * np.sin(2 * np.pi * 441 * np.arange(2 * rate) / rate).astype(np.float32)
+    frames = [awkward.marked_frame(WIDTH, HEIGHT)] * 50
+    driver = awkward.write_clip(tmp_path / "driver.mp4", frames, sound=tone, sound_rate=rate)
+    write(tmp_path / "a.mp4", [0.72 + index / 25 for index in range(10)], audio_from=driver)
+    samples, _, start_s = awkward.read_sound(tmp_path / "a.mp4")
+    assert start_s == pytest.approx(0, abs=0.024)
+    loudness = np.sqrt((samples[:12_000].reshape(-1, 400) ** 2).mean(1))  # 400 samples are 4 periods
+    assert loudness == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
 
 
 def test_driver_without_sound(tmp_path):
