@@ -31,6 +31,7 @@ from gpavatar.data.synthetic_shading import (
     shade,
     shade_strands,
     shadow_frame,
+    strand_transmittance,
 )
 from gpavatar.face.open_head import EYE_LEFT, PARTS, SHOULDERS
 from gpavatar.face.raster import Fragments, rasterize, to_screen, vertex_normals
@@ -39,7 +40,7 @@ from gpavatar.types import HeadParams
 __all__ = ["SyntheticFrame", "SyntheticPerson", "render", "synthetic_clip"]
 
 SHADOW_SIZE, SHADOW_REACH = 448, 1.25
-LASH_LENGTH, LASH_WIDTH = 0.05, 0.0016
+LASH_LENGTH, LASH_WIDTH = 0.028, 0.0013
 LIFT = 0.004  # hairs on the skin start this far above it, so that the z-buffer shows them
 
 
@@ -61,14 +62,15 @@ def render(
     person: SyntheticPerson, params: HeadParams, camera: Camera, size_px: int, supersample: int = 2
 ) -> SyntheticFrame:
     """Draw one square frame; textures and hair are the person's, whatever `params.shape`."""
-    return _Drawing(person, params, camera, size_px * supersample).finish(supersample)
+    return _Drawing(person, params, camera, size_px, supersample).finish()
 
 
 class _Drawing:
     """One frame on its way; every step draws into `picture` (linear RGB) and `depth`."""
 
-    def __init__(self, person: SyntheticPerson, params: HeadParams, camera: Camera, size: int):
-        self.person, self.params, self.camera, self.size = person, params, camera, size
+    def __init__(self, person: SyntheticPerson, params: HeadParams, camera: Camera, size_px: int, supersample: int):
+        size = size_px * supersample
+        self.person, self.params, self.camera, self.supersample, self.size = person, params, camera, supersample, size
         self.verts = person.head.verts(params)
         centre = person.head.with_shape(params.shape).joints[SHOULDERS]
         turn = axis_angle_to_matrix(-params.neck_pose)  # world (the body's) -> head space
@@ -78,7 +80,8 @@ class _Drawing:
         self.every = torch.cat([self.verts, torso])
         self.solid = person.head.faces[person.head.face_parts != PARTS.index("lashes")]
         self.faces = torch.cat([self.solid, torch.from_numpy(person.torso.faces)])
-        self.picture = np.ascontiguousarray(person.looks.background.draw(size), dtype=np.float32)
+        background = person.looks.background.draw(size_px).astype(np.float32)
+        self.picture = np.ascontiguousarray(background.repeat(supersample, 0).repeat(supersample, 1))
         self.shadow = self._shadow()
 
         fragments = rasterize(to_screen(self.every, camera, size, size), self.faces, size, size)
@@ -131,11 +134,9 @@ class _Drawing:
 
     def _hair(self) -> None:
         """Hair of the head, shaded by its own volume."""
-        hair, volume = self.person.hair, self.person.volume
-        flat = hair.points.reshape(-1, 3)
-        lit = hair_transmittance(volume, flat, self.light[0]).reshape(hair.points.shape[:2])
-        sky = hair_transmittance(volume, flat, self.light[6]).reshape(hair.points.shape[:2])
-        self._strands(hair.points, hair.width, hair.shade, lit, 0.25 + 0.75 * sky)
+        hair = self.person.hair
+        lit = strand_transmittance(self.person.volume, hair.points, self.light[0])
+        self._strands(hair.points, hair.width, hair.shade, lit, 0.25 + 0.75 * self.person.hair_sky)
 
     def _strands(
         self, points: np.ndarray, width: np.ndarray, brightness: np.ndarray,
@@ -146,7 +147,7 @@ class _Drawing:
         colours = (brightness[:, None] * self.person.looks.complexion.hair_colour).astype(np.float32)
         shaded = shade_strands(
             points, colours, ones if lit is None else lit, ones if sky is None else sky.astype(np.float32),
-            self.light, self.eye, 0.5,
+            self.light, self.eye, 0.3 if lit is None else 0.9,
         )  # fmt: skip
         screen = to_screen(torch.from_numpy(points.reshape(-1, 3)), self.camera, self.size, self.size)
         screen = screen.numpy().reshape(points.shape)
@@ -154,10 +155,11 @@ class _Drawing:
             screen[..., 2] -= LIFT
         focal = float(self.camera.intrinsics[0]) * self.size
         width_px = (width * focal / screen[:, 0, 2].clip(0.1)).astype(np.float32)
-        draw_strands(screen, shaded, width_px, self.picture, self.depth)
+        draw_strands(screen, shaded, width_px, 0.5 if lit is None else 1.0, self.picture, self.depth)
 
-    def finish(self, supersample: int) -> SyntheticFrame:
+    def finish(self) -> SyntheticFrame:
         """Tone curve, then the mean over each pixel's samples."""
+        supersample = self.supersample
         exposed = self.picture * self.person.looks.exposure
         # A shoulder above 0.6 keeps highlights from clipping hard; below it the curve is that of sRGB.
         rolled = np.where(exposed > 0.6, 0.6 + 0.4 * (1 - np.exp(-(exposed - 0.6) / 0.4)), exposed)

@@ -34,7 +34,7 @@ class Clothes:
     def random(rng: np.random.Generator) -> Clothes:
         """Any garment."""
         colours = [linear(str(rng.choice(CLOTHS))) * rng.uniform(0.8, 1.15) for _ in range(2)]
-        pattern = str(rng.choice(["plain", "plain", "stripes", "mottled"]))
+        pattern = str(rng.choice(["plain", "plain", "plain", "stripes", "stripes", "mottled"]))
         return Clothes(*colours, pattern, rng.uniform(0.02, 0.16), bool(rng.random() < 0.4), int(rng.integers(1 << 30)))
 
     def covers(self, points: np.ndarray, chin_y: float) -> np.ndarray:
@@ -44,7 +44,7 @@ class Clothes:
         width = np.clip(np.abs(points[..., 0]) / 0.30, 0, 1)
         cut = 1 - width if self.pointed else np.sqrt(1 - width**2)
         line = line - self.depth * (1.6 if self.pointed else 1.0) * cut * (points[..., 2] > -0.1)
-        return ramp(points[..., 1], line + 0.004, line - 0.004)
+        return ramp(points[..., 1], line + 0.008, line - 0.008)
 
     def paint(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Albedo (..., 3) and height of the cloth at points of the resting body."""
@@ -84,7 +84,7 @@ def build_torso(verts: np.ndarray, collar: np.ndarray) -> Torso:
     for ring in range(1, RINGS + 1):
         t = min(ring / 12, 1.0)
         radius = reach + gain * np.sin(t * np.pi / 2)
-        y = loop[:, 1] - 0.30 * gain * np.sin(t * np.pi / 2) - 0.55 * (1 - np.cos(t * np.pi / 2))
+        y = loop[:, 1] - 0.20 * gain * np.sin(t * np.pi / 2) - 0.5 * (1 - np.cos(t * np.pi / 2)) ** 1.4
         y = y + (BOTTOM - y) * max(ring - 12, 0) / (RINGS - 12)
         rows.append(np.stack([direction[:, 0] * radius, y, direction[:, 1] * radius + middle[2]], 1))
     count = len(collar)

@@ -63,20 +63,22 @@ def grow_brows(
     for brow in BROWS:
         line = 0.5 * (skin.landmarks[list(brow[:5])] + skin.landmarks[list(brow[9:4:-1])])
         line = line[::-1] if abs(line[0, 0]) > abs(line[-1, 0]) else line  # from the nose outwards
-        t = rng.random(420) ** 0.9
+        straight = line[:1] + (line[-1:] - line[:1]) * np.linspace(0, 1, 5)[:, None]
+        line = 0.65 * line + 0.35 * (straight + line.mean(0) - straight.mean(0))
+        t = 0.95 * rng.beta(1.1, 1.35, 420)
         at = np.stack([np.interp(t * 4, np.arange(5), line[:, k]) for k in range(2)], -1)
         ahead = np.stack([np.interp(t * 4 + 0.3, np.arange(5), line[:, k]) for k in range(2)], -1)
         behind = np.stack([np.interp(t * 4 - 0.3, np.arange(5), line[:, k]) for k in range(2)], -1)
         along = (ahead - behind) / np.linalg.norm(ahead - behind, axis=1, keepdims=True).clip(1e-6)
-        across = rng.uniform(-1, 1, len(t)) * (1 - 0.75 * t**1.5) * (0.55 + 0.45 * np.minimum(1, 8 * t))
+        across = rng.normal(0, 0.5, len(t)).clip(-1.2, 1.2) * (1 - 0.75 * t**1.5) * (0.55 + 0.45 * np.minimum(1, 8 * t))
         roots.append(at + np.stack([0 * t, across * 0.026 * (0.6 + 0.8 * thickness)], -1))
         rise = 0.9 - 1.2 * t - 0.5 * across
         directions.append(np.stack([along[:, 0], along[:, 1] + rise, 0 * t], -1))
     planted = _plant(np.concatenate(roots), front)
     normal = planted.on(normals, faces).numpy()
     direction = np.concatenate(directions) + rng.normal(0, 0.12, (len(normal), 3))
-    length = rng.uniform(0.026, 0.046, len(normal))
-    return Fuzz(planted, _bend(direction, normal, length, 0.06), rng.uniform(0.0016, 0.0026, len(normal)))
+    length = rng.uniform(0.022, 0.042, len(normal))
+    return Fuzz(planted, _bend(direction, normal, length, 0.06), rng.uniform(0.0011, 0.0019, len(normal)))
 
 
 def grow_beard(
@@ -85,17 +87,17 @@ def grow_beard(
 ) -> Fuzz:  # fmt: skip
     """A beard of up to a few centimetres, growing down and outwards."""
     marks = skin.landmarks
-    xy = rng.uniform([marks[234, 0], marks[152, 1] - 0.1], [marks[454, 0], marks[2, 1] + 0.1], (60000, 2))
+    xy = rng.uniform([marks[234, 0], marks[152, 1] - 0.1], [marks[454, 0], marks[2, 1] + 0.1], (40000, 2))
     planted = _plant(xy, front)
     verts = torch.from_numpy(skin.points).float()
     area = beard_area(SkinPoints(planted.on(verts, faces).numpy(), np.zeros(3), marks))
-    kept = rng.random(len(xy)) < area
+    kept = rng.random(len(xy)) < 0.8 * area**1.5
     planted = SurfacePoints(planted.face_ids[kept], planted.bary[kept])
     normal = planted.on(normals, faces).numpy()
     sideways = np.sign(xy[kept, :1]) * [0.25, 0.0, 0.0]
     direction = np.array([0.0, -1.0, 0.1]) + sideways + rng.normal(0, 0.3, normal.shape)
     size = length * rng.uniform(0.5, 1.1, len(normal)) * (0.4 + 0.6 * area[kept])
-    return Fuzz(planted, _bend(direction, normal, size, 0.22), rng.uniform(0.0016, 0.0028, len(normal)))
+    return Fuzz(planted, _bend(direction, normal, size, 0.22), rng.uniform(0.0010, 0.0018, len(normal)))
 
 
 def lashes(landmarks: np.ndarray, eye_centres: np.ndarray, length: float, seed: int) -> np.ndarray:
@@ -106,13 +108,13 @@ def lashes(landmarks: np.ndarray, eye_centres: np.ndarray, length: float, seed: 
         # Landmark outlines start with the person's right eye, eye centres with the left.
         centre = eye_centres[1 - eye]
         for lower, rim in enumerate(LIDS[eye]):
-            count = 46 if lower else 95
+            count = 40 if lower else 110
             t = np.clip(rng.uniform(0.10, 0.99, count), 0, 1) * (len(rim) - 1)
             root = np.stack([np.interp(t, np.arange(len(rim)), landmarks[list(rim), k]) for k in range(3)], -1)
             away = root - centre
             away /= np.linalg.norm(away, axis=1, keepdims=True)
             outer = (t / (len(rim) - 1) - 0.45)[:, None] * np.sign(landmarks[rim[-1], 0] - landmarks[rim[0], 0])
-            away = away + outer * [0.9, 0, 0] + rng.normal(0, 0.10, (count, 3))
+            away = away + outer * [0.7, 0, 0] + rng.normal(0, 0.10, (count, 3))
             size = length * rng.uniform(0.6, 1.0, count) * (0.45 if lower else 0.6 + 0.4 * t / (len(rim) - 1))
             s = np.linspace(0, 1, POINTS)[None, :, None]
             curve = np.array([0.0, -0.5 if lower else 0.75, 0.0]) * s**2

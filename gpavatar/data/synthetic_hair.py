@@ -49,7 +49,7 @@ STYLES = {
     "bob": HairStyle(0.80, 26000, 0.0034, "part", 0.16, 1.2, 0.0, 0.04, 0.5, part=-0.12, fade=0.95),
     "long": HairStyle(1.60, 26000, 0.0036, "part", 0.14, 1.5, 0.0, 0.04, 0.55, part=0.05, fade=0.95),
     "wavy": HairStyle(1.25, 26000, 0.0036, "part", 0.18, 1.2, 0.035, 0.08, 0.7, part=-0.15, fade=0.95),
-    "curly": HairStyle(0.50, 26000, 0.0034, "crown", 0.9, 0.35, 0.030, 0.15, 0.75, fade=0.55),
+    "curly": HairStyle(0.50, 26000, 0.0034, "crown", 0.9, 0.35, 0.030, 0.15, 0.75, fade=0.35),
     "afro": HairStyle(0.42, 34000, 0.0030, "crown", 1.6, 0.05, 0.014, 0.25, 0.35, fade=0.5),
 }
 
@@ -64,6 +64,11 @@ class Scalp:
     height: np.ndarray  # and its height there
     brow_y: float
     chin_y: float
+
+    def line(self, points: np.ndarray) -> np.ndarray:
+        """Height of the hairline in the direction of points."""
+        azimuth = np.arctan2(np.abs(points[..., 0] - self.centre[0]), points[..., 2] - self.centre[2])
+        return np.interp(azimuth, self.azimuth, self.height)
 
 
 def survey(verts: np.ndarray, landmarks: np.ndarray, ears: np.ndarray, dense: np.ndarray) -> Scalp:
@@ -81,7 +86,7 @@ def survey(verts: np.ndarray, landmarks: np.ndarray, ears: np.ndarray, dense: np
     first, last = ear_azimuth.min(), ear_azimuth.max()
     keep = azimuth < first - 0.12
     azimuth = np.r_[azimuth[keep], first - 0.06, first + 0.02, (first + last) / 2, last, last + 0.12, math.pi]
-    height = np.r_[height[keep], 0.55 * low + 0.45 * high, high - 0.02, high + 0.02, high - 0.03, low, low - 0.12]
+    height = np.r_[height[keep], 0.55 * low + 0.45 * high, high - 0.02, high + 0.02, high - 0.03, low, low - 0.06]
     order = np.argsort(azimuth)
     return Scalp(
         centre, _distance_map(dense, centre), azimuth[order], height[order],
@@ -109,9 +114,8 @@ def _distance_map(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
 def hair_density(scalp: Scalp, points: np.ndarray, seed: int, recede: float = 0.0) -> np.ndarray:
     """[0, 1] how densely hair grows at points of the neutral skin; an irregular, soft hairline."""
     azimuth = np.arctan2(np.abs(points[..., 0] - scalp.centre[0]), points[..., 2] - scalp.centre[2])
-    line = np.interp(azimuth, scalp.azimuth, scalp.height)
     temple = np.exp(-(((azimuth - 0.75) / 0.3) ** 2))
-    line = line + recede * (0.35 + temple) * 0.18
+    line = scalp.line(points) + recede * (0.35 + temple) * 0.18
     rough = 0.018 * fractal_noise(points, 0.09, 3, seed) + 0.012 * fractal_noise(points, 0.02, 2, seed + 1)
     soft = np.where(azimuth < 1.0, 0.055, 0.04)
     return np.clip((points[..., 1] - line + rough) / soft, 0, 1)
@@ -134,7 +138,10 @@ def grow(
     chosen = rng.choice(len(skin_points), style.strands, p=density / density.sum())
     roots, normals, share = skin_points[chosen], skin_normals[chosen], density[chosen]
     is_guide = rng.permutation(style.strands)[:GUIDES]
-    lengths = style.length * (style.fade + (1 - style.fade) * np.clip(share, 0, 1)) * rng.normal(1, 0.08, style.strands)
+    above = roots[:, 1] - scalp.line(roots)
+    lengths = (
+        style.length * (style.fade + (1 - style.fade) * np.clip(above / 0.3, 0, 1)) * rng.normal(1, 0.08, len(roots))
+    )
     flow = _flow(style, scalp, roots, normals)
     layer = rng.random(style.strands)
     settings = np.array([style.lift, style.gravity, style.frizz, scalp.brow_y, scalp.chin_y])
@@ -220,23 +227,31 @@ def _grow_guides(roots, normals, flow, lengths, layer, settings, centre, radius,
         offset = 0.01 + 0.10 * layer[guide] * min(lift, 0.5) * min(1.0, lengths[guide] / 0.3)
         for index in range(1, count):
             s = index / (count - 1)
-            scale = 1 / math.sqrt((direction * direction).sum())
+            scale = 1 / math.sqrt(max((direction * direction).sum(), 1e-9))
             direction = direction * scale
-            direction[1] -= gravity * step * 2.2
+            pull = 1 - math.exp(-12.0 * gravity * step)
+            direction = direction * (1 - pull)
+            direction[1] -= pull
             for c in range(3):
                 direction[c] += frizz * 0.5 * (hash01(guide, index, c, 9) - 0.5)
-            scale = 1 / math.sqrt((direction * direction).sum())
+            scale = 1 / math.sqrt(max((direction * direction).sum(), 1e-9))
             before = p.copy()
             p = p + direction * (scale * step)
             _outside(p, centre, radius, offset * min(1.0, 3.0 * s))
             # Hair falls beside the face, not over it.
             z, x = p[2] - centre[2], p[0]
             opening = 1.02 if p[1] > chin_y - 0.15 else 0.75
-            if p[1] < brow_y + 0.12 and abs(math.atan2(x, z)) < opening:
-                flat, turned = math.sqrt(x * x + z * z), math.copysign(opening, x)
-                p[0], p[2] = flat * math.sin(turned), centre[2] + flat * math.cos(turned)
+            azimuth = abs(math.atan2(x, z))
+            if p[1] < brow_y + 0.05 and azimuth < opening:
+                if azimuth < 0.75 * opening:
+                    p = before
+                else:
+                    flat, turned = math.sqrt(x * x + z * z), math.copysign(opening, x)
+                    p[0], p[2] = flat * math.sin(turned), centre[2] + flat * math.cos(turned)
             moved = p - before
-            direction = moved / max(math.sqrt((moved * moved).sum()), 1e-6)
+            distance = math.sqrt((moved * moved).sum())
+            if distance > 1e-6:
+                direction = moved / distance
             guides[guide, index] = p
 
 

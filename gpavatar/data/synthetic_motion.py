@@ -29,7 +29,8 @@ VISEMES: tuple[dict[str, float], ...] = (
 REACTIONS: tuple[tuple[dict[str, float], int], ...] = (
     ({"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}, 6),
     ({"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9, "cheekSquintLeft": 0.45, "cheekSquintRight": 0.45}, 16),
-    ({"browInnerUp": 0.9, "browOuterUpLeft": 0.6, "browOuterUpRight": 0.6, "eyeWideLeft": 0.3, "eyeWideRight": 0.3}, 12),
+    ({"browInnerUp": 0.9, "browOuterUpLeft": 0.6, "browOuterUpRight": 0.6, "eyeWideLeft": 0.3,
+      "eyeWideRight": 0.3}, 12),
     ({"mouthPucker": 0.9}, 9),
     ({"browDownLeft": 0.8, "browDownRight": 0.8, "eyeSquintLeft": 0.35, "eyeSquintRight": 0.35}, 12),
     ({"mouthFrownLeft": 0.6, "mouthFrownRight": 0.6, "browInnerUp": 0.5}, 12),

@@ -14,15 +14,16 @@ from gpavatar.data import synthetic_hair
 from gpavatar.data.synthetic_body import Background, Clothes, Torso, build_torso, random_light
 from gpavatar.data.synthetic_fuzz import Fuzz, front_map, grow_beard, grow_brows
 from gpavatar.data.synthetic_hair import STYLES, Hair, HairStyle
-from gpavatar.data.synthetic_shading import Light, hair_transmittance, hair_volume, shadow_frame
+from gpavatar.data.synthetic_shading import Light, hair_transmittance, hair_volume, shadow_frame, strand_transmittance
 from gpavatar.data.synthetic_skin import IRIS_TONES, Complexion, SkinPoints, linear
 from gpavatar.data.synthetic_texture import cloth_texture, head_texture
 from gpavatar.face.open_head import PARTS, OpenHead
 from gpavatar.face.raster import rasterize, vertex_normals
 from gpavatar.types import HeadParams
 
-HAIR_TONES = ("#0d0a08", "#1a110b", "#2b1b11", "#432a18", "#5e3d22", "#7d5a33", "#a07c4a", "#6b3016", "#8c8680")
-SKY_DIRECTIONS, SKY_MAP_SIZE, SKY_REACH = 72, 256, 1.3
+HAIR_TONES = ("#15100d", "#1e140d", "#2b1b11", "#432a18", "#5e3d22", "#7d5a33", "#a07c4a", "#6b3016", "#8c8680")
+SKY_DIRECTIONS, SKY_MAP_SIZE, SKY_REACH = 48, 192, 1.3
+EXTINCTION = 0.45  # of a strand, relative to its width: hair scatters light forwards
 JAW_OPEN_AT = 0.8  # of the pose that says how much light an open mouth lets in
 
 
@@ -44,7 +45,7 @@ class Looks:
     def random(rng: np.random.Generator, style: str | None = None) -> Looks:
         """Any looks; `style` is a key of `STYLES`, "bald", or None for any."""
         tone = rng.uniform(0.02, 1.0)
-        dark = rng.random() < 1.15 - tone
+        dark = rng.random() < 1.1 - 1.2 * tone
         bearded = rng.random() < 0.4
         weights = np.array([1, 2, 1.2, 1.5, 1.2, 1.5, 1.3, 1.2, 0.8, 0.5])
         drawn = str(rng.choice([*STYLES, "bald"], p=weights / weights.sum()))
@@ -92,6 +93,7 @@ class SyntheticPerson:
     cloth_texture: np.ndarray
     hair: Hair | None
     volume: np.ndarray | None  # of the hair
+    hair_sky: np.ndarray | None  # (strand, k) share of the sky that reaches a strand
     brows: Fuzz
     beard: Fuzz | None
     openness: np.ndarray  # (2, vert) share of the sky that a vertex sees, with closed and with open mouth
@@ -118,16 +120,18 @@ class SyntheticPerson:
         front = front_map(verts, faces)
 
         points, point_normals = _scatter(head, skin, rng)
-        scalp = synthetic_hair.survey(skin.points, skin.landmarks, head.topology.regions["ears"].numpy(), points[0])
+        ears = head.topology.regions["ears"].numpy()
+        scalp = synthetic_hair.survey(skin.points, skin.landmarks, ears, points[0][points[1] < 0.5])
 
         def density(where: np.ndarray) -> np.ndarray:
             return synthetic_hair.hair_density(scalp, where, looks.complexion.seed, looks.recede)
 
-        hair, volume = None, None
+        hair, volume, hair_sky = None, None, None
         if looks.style is not None:
             share = density(points[0]) * (1 - points[1])
             hair = synthetic_hair.grow(looks.style, scalp, points[0], point_normals, share, rng)
-            volume = hair_volume(hair.points, float(hair.width.mean()) * 1.4)
+            volume = hair_volume(hair.points, float(hair.width.mean()) * EXTINCTION)
+            hair_sky = strand_transmittance(volume, hair.points, np.array([0.0, 1.0, 0.0]))
         torso = build_torso(skin.points, head.collar.numpy())
         open_mouth = torch.zeros(head.n_expression)
         open_mouth[head.expression_names.index("jawOpen")] = JAW_OPEN_AT
@@ -138,7 +142,7 @@ class SyntheticPerson:
             head, shape, looks, torso,
             head_texture(head, person, skin, looks.complexion, looks.clothes, lambda p: bald * density(p), texture_size),
             cloth_texture(torso, skin.points, looks.clothes),
-            hair, volume,
+            hair, volume, hair_sky,
             grow_brows(skin, normals, faces, front, looks.brows, rng),
             grow_beard(skin, normals, faces, front, looks.beard_length, rng) if looks.beard_length else None,
             np.stack([_sky_share(head, head.verts(pose), torso, volume) for pose in poses]),

@@ -18,7 +18,7 @@ from gpavatar.face.raster_numba import in_bands
 VOLUME_CELLS = 56
 VOLUME_HALF = np.array([1.7, 1.9, 1.5])  # half the size of the box that holds the hair, units of head space
 VOLUME_CENTRE = np.array([0.0, -0.35, -0.2])
-MARCH_STEP = 0.05
+MARCH_STEP = 0.07
 SCATTER = np.array([0.30, 0.13, 0.08])  # how far light creeps round the terminator in skin, per colour
 
 
@@ -199,6 +199,16 @@ def hair_transmittance(volume: np.ndarray, points: np.ndarray, direction: np.nda
     return share
 
 
+def strand_transmittance(volume: np.ndarray, points: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """`hair_transmittance` of strands, (strand, k): found at every third point, linear between them."""
+    strands, count = points.shape[:2]
+    at = np.unique(np.r_[np.arange(0, count, 3), count - 1])
+    known = hair_transmittance(volume, points[:, at].reshape(-1, 3), direction).reshape(strands, len(at))
+    left = np.searchsorted(at, np.arange(count), side="right").clip(1, len(at) - 1) - 1
+    share = ((np.arange(count) - at[left]) / (at[left + 1] - at[left])).astype(np.float32)
+    return known[:, left] * (1 - share) + known[:, left + 1] * share
+
+
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _deposit(points, width, volume):
@@ -227,7 +237,7 @@ def _march_band(first, end, volume, points, direction, share):
     for index in range(first, end):
         depth = 0.0
         start = 0.35 + 0.5 * hash01(index, 0, 0, 3)
-        for step in range(40):
+        for step in range(28):
             distance = (start + step) * MARCH_STEP
             x = (points[index, 0] + distance * direction[0] - VOLUME_CENTRE[0] + VOLUME_HALF[0]) * inverse[0] - 0.5
             y = (points[index, 1] + distance * direction[1] - VOLUME_CENTRE[1] + VOLUME_HALF[1]) * inverse[1] - 0.5
@@ -243,6 +253,8 @@ def _march_band(first, end, volume, points, direction, share):
                 volume[i + 1, j, k + 1] * (1 - b) + volume[i + 1, j + 1, k + 1] * b
             )
             depth += (near * (1 - c) + far * c) * MARCH_STEP
+            if depth > 5.0:
+                break
         share[index] = math.exp(-depth)
 
 
@@ -299,19 +311,25 @@ def _strand_band(first, end, points, colours, lit, sky, light, eye, gloss, shade
 
 
 def draw_strands(
-    screen: np.ndarray, shaded: np.ndarray, width_px: np.ndarray, picture: np.ndarray, depth: np.ndarray
+    screen: np.ndarray,
+    shaded: np.ndarray,
+    width_px: np.ndarray,
+    opacity: float,
+    picture: np.ndarray,
+    depth: np.ndarray,
 ) -> None:
     """Draw strands into `picture` and the z-buffer `depth` (infinite where empty), nearer wins.
 
     `screen` (strand, k, 3) is x_px, y_px, z; `width_px` (strand,) the width of a strand at its root, which it loses
-    towards the tip. A width below one pixel is drawn as that share of the pixels.
+    towards the tip. A width below one pixel is drawn as that share of the pixels. With `opacity` below 1 what is
+    behind shines through, more so towards the tip, and the z-buffer stays as it is.
     """
-    in_bands(len(picture), lambda a, b: _draw_band(a, b, screen, shaded, width_px, picture, depth))
+    in_bands(len(picture), lambda a, b: _draw_band(a, b, screen, shaded, width_px, opacity, picture, depth))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 @no_type_check
-def _draw_band(first_row, end_row, screen, shaded, width_px, picture, depth):
+def _draw_band(first_row, end_row, screen, shaded, width_px, opacity, picture, depth):
     columns, count = picture.shape[1], screen.shape[1]
     for strand in range(screen.shape[0]):
         for index in range(1, count):
@@ -336,7 +354,9 @@ def _draw_band(first_row, end_row, screen, shaded, width_px, picture, depth):
                         continue
                     if side == spread and hash01(column, row, strand, 11) > width - spread:
                         continue
-                    depth[row, column] = z
+                    if opacity == 1.0:
+                        depth[row, column] = z
+                    share = opacity if opacity == 1.0 else opacity * (1.0 - 0.6 * (index - 1 + t) / (count - 1.0))
                     for c in range(3):
                         colour = shaded[strand, index - 1, c] * (1 - t) + shaded[strand, index, c] * t
-                        picture[row, column, c] = colour * (0.8 + 0.2 * min(side + 1, spread + 1 - side) * 0.5)
+                        picture[row, column, c] += share * (colour - picture[row, column, c])

@@ -116,7 +116,9 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: np.ndarray) -> tuple[n
     at = look.tone * (len(tones) - 1)
     base = tones[int(at)] + (tones[min(int(at) + 1, len(tones) - 1)] - tones[int(at)]) * (at - int(at))
     broad, fine = fractal_noise(p, 0.30, 3, seed), fractal_noise(p, 0.035, 3, seed + 1)
-    albedo = base * np.exp(0.10 * broad + 0.07 * fine)[..., None]
+    base = base + 0.12 * (base.mean() - base)
+    blotch = fractal_noise(p, 0.09, 3, seed + 8)
+    albedo = base * np.exp((0.10 * broad + 0.07 * fine)[..., None] + blotch[..., None] * [0.02, -0.07, -0.06])
 
     blood = 0.5 * (skin.spot(50, 0.15) + skin.spot(280, 0.15)) + 0.55 * skin.spot(1, 0.09) + 0.3 * skin.spot(152, 0.1)
     blood = blood + 0.35 * (skin.spot(454, 0.2) + skin.spot(234, 0.2)) + 0.25 * (fine + broad)
@@ -134,7 +136,7 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: np.ndarray) -> tuple[n
     moles = ramp(distance, 0.045, 0.025) * (value < 0.2)
     albedo = albedo * (1 - moles[..., None] * [0.55, 0.68, 0.72])
 
-    outer = skin.outline(LIPS_OUTER) + 0.006 * fine
+    outer = skin.outline(LIPS_OUTER) + 0.003 * fine
     lips = ramp(outer, 0.006, -0.014)
     # The upper lip is darker, and both are where they meet.
     upper = 0.12 * ramp(p[..., 1], skin.landmarks[13, 1], skin.landmarks[0, 1])
@@ -150,12 +152,12 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: np.ndarray) -> tuple[n
     albedo = albedo + (0.8 * look.hair_colour + 0.12 * base - albedo) * np.clip(cover, 0, 0.9)[..., None]
 
     pores, _ = cell_noise(p, 0.011, seed + 6)
-    height = 0.0007 * ramp(pores, 0.0, 0.6) + 0.0012 * fine + 0.0006 * fractal_noise(p, 0.012, 2, seed + 7)
-    height = height * (1 - 0.6 * lips) + 0.0022 * lips * crease
+    height = 0.00035 * ramp(pores, 0.0, 0.6) + 0.0004 * fine + 0.0003 * fractal_noise(p, 0.012, 2, seed + 7)
+    height = height * (1 - 0.6 * lips) + 0.0012 * lips * crease
     zone = np.clip(skin.spot(1, 0.12) + skin.spot(6, 0.12) + skin.spot(151, 0.25) + 0.5 * skin.spot(152, 0.12), 0, 1)
     shine = look.shine * (0.45 + 0.55 * zone)
-    strength = (0.75 + 0.7 * shine + 0.5 * lips) * (1 + 0.15 * fine) * (1 - 0.7 * scalp)
-    roughness = 0.52 - 0.16 * shine - 0.13 * lips + 0.06 * broad
+    strength = (0.7 + 0.45 * shine + 0.35 * lips) * (1 + 0.15 * fine) * (1 - 0.7 * scalp)
+    roughness = 0.54 - 0.12 * shine - 0.10 * lips + 0.06 * broad
     return albedo, height, strength, roughness
 
 
@@ -172,7 +174,8 @@ def paint_eyes(directions: np.ndarray, look: Complexion) -> tuple[np.ndarray, ..
     iris = iris * (1 - 0.75 * ramp(share, 0.72, 1.0))[..., None]
     iris = iris * ramp(angle, PUPIL_DEG - 0.8, PUPIL_DEG + 0.8)[..., None] * 1.25 + 0.003
     veins = np.clip(fractal_noise(directions, 0.16, 3, look.seed + 21), 0, 1) * ramp(angle, 34, 60)
-    sclera = np.array([0.70, 0.66, 0.62]) * (1 - ramp(angle, 40, 75) * 0.22)[..., None]
+    sclera = np.array([0.47, 0.435, 0.41]) * (1 - ramp(angle, 40, 75) * 0.3)[..., None]
+    sclera = sclera * (1 - 0.45 * ramp(directions[..., 1], 0.12, 0.42))[..., None]  # under the upper lid
     sclera = sclera * (1 - veins[..., None] * [0.05, 0.40, 0.38])
     white = ramp(angle, CORNEA_DEG - 2.2, CORNEA_DEG + 1.6)
     albedo = iris + (sclera - iris) * white[..., None]

@@ -31,8 +31,10 @@ def rasterize(
 ]:
     """Face ids, perspective-correct barycentrics and depth; see `raster.rasterize`."""
     batch = verts.shape[:-2]
-    face_ids = torch.full((*batch, height_px, width_px), -1, dtype=torch.long)
-    bary, depth = torch.zeros(*batch, height_px, width_px, 3), torch.zeros(*batch, height_px, width_px)
+    # Pages fresh from numpy: torch fills with threads of its own, which wait for each other on a busy machine.
+    face_ids = torch.from_numpy(np.full((*batch, height_px, width_px), -1, np.int64))
+    bary = torch.from_numpy(np.zeros((*batch, height_px, width_px, 3), np.float32))
+    depth = torch.from_numpy(np.zeros((*batch, height_px, width_px), np.float32))
     triangles = faces.long().contiguous().numpy()
     frames = verts.reshape(-1, *verts.shape[-2:]).contiguous().numpy()
     outputs = (value.reshape(len(frames), *value.shape[len(batch) :]).numpy() for value in (face_ids, bary, depth))
@@ -75,7 +77,7 @@ def sample(
 def _pictures(channels: int, face_ids: Tensor, bary: Tensor) -> tuple[Tensor, list[tuple[np.ndarray, ...]]]:
     """An empty picture for fragments, and per frame the arrays (face ids, bary, picture) that share its memory."""
     height_px, width_px = face_ids.shape[-2:]
-    pictures = torch.zeros(*face_ids.shape[:-2], channels, height_px, width_px)
+    pictures = torch.from_numpy(np.zeros((*face_ids.shape[:-2], channels, height_px, width_px), np.float32))
     shapes = ((face_ids, (height_px, width_px)), (bary, (height_px, width_px, 3)), (pictures, pictures.shape[-3:]))
     arrays = (value.detach().reshape(-1, *shape).contiguous().numpy() for value, shape in shapes)
     return pictures, list(zip(*arrays, strict=True))
