@@ -160,8 +160,9 @@ def test_small_video_is_not_scaled_up(tmp_path):
 
 
 @pytest.mark.parametrize(("start_s", "end_s"), [(0.5, 1.0), (1.37, None), (None, 0.4), (0.04, 0.08), (1.96, None)])
-def test_start_and_end_are_exact(tmp_path, start_s, end_s):
-    path = clip(tmp_path / "a.mp4", 50, options={"g": "30", "bf": "3"})
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_start_and_end_are_exact(tmp_path, suffix, start_s, end_s):
+    path = clip(tmp_path / f"a.{suffix}", 50, options={"g": "30", "bf": "3"})
     expected = [i for i in range(50) if (start_s or 0) <= i / 25 + 1e-9 and i / 25 < (end_s or 9) - 1e-9]
     reader = open_video(path, start_s=start_s, end_s=end_s)
     frames = list(reader)
