@@ -54,7 +54,7 @@ def matting_laplacian(
     mean = _window_mean(image)
     products = (image[:, None] * image[None]).flatten(0, 1)
     covariance = _window_mean(products).unflatten(0, (3, 3)) - mean[:, None] * mean[None]
-    ridge = covariance.permute(2, 3, 0, 1) + tolerance * torch.eye(3, device=image.device)
+    ridge = covariance.permute(2, 3, 0, 1) + tolerance * torch.eye(3).to(image)
     precision = torch.linalg.inv(ridge).permute(2, 3, 0, 1).contiguous()
     windows_per_pixel = _window_sum(torch.ones_like(mean[:1]))
 
@@ -81,13 +81,14 @@ def guided_filter(
     `tolerance`, a variance of colour); a pixel gets the mean over its windows. Source: He, Sun and Tang, Guided Image
     Filtering, 2013, eqs. 14-16.
     """
+
     def mean(channels: Tensor) -> Tensor:
         side = 2 * radius_px + 1
         return nnf.avg_pool2d(channels[None], side, stride=1, padding=radius_px, count_include_pad=False)[0]
 
     centre, level = mean(image), mean(masks)
     products = mean((image[:, None] * image[None]).flatten(0, 1)).unflatten(0, (3, 3))
-    ridge = (products - centre[:, None] * centre[None]).permute(2, 3, 0, 1) + tolerance * torch.eye(3, device=image.device)
+    ridge = (products - centre[:, None] * centre[None]).permute(2, 3, 0, 1) + tolerance * torch.eye(3).to(image)
     cross = mean((image[:, None] * masks[None]).flatten(0, 1)).unflatten(0, (3, -1)) - centre[:, None] * level[None]
     slope = torch.linalg.solve(ridge, cross.permute(2, 3, 0, 1)).permute(2, 3, 0, 1)
     offset = mean(level - (slope * centre[:, None]).sum(0))

@@ -70,7 +70,7 @@ class _Matches:
 
     at: Int64[Tensor, "2 patch"]
     source: Int64[Tensor, "2 patch"]
-    difference: Float[Tensor, " patch"]  # mean over nothing: the plain sum of squares
+    difference: Float[Tensor, " patch"]  # sum of squares
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,22 @@ def _copy_patches(image: Tensor, hole: Tensor, depth_px: Tensor, rim_px: float) 
     image, known, depth_px = (
         nnf.pad(layer[None], border, mode="replicate")[0] for layer in (image, (~hole).to(image), depth_px)
     )
-    matches = None
+    matches = current = None
     for scale in NUM_SEARCHES | NUM_SWEEPS:
         level = _level(image, known, depth_px, rim_px, scale)
         if level.at.shape[1] == 0 or not level.whole.any():
-            return None
+            continue
         current = level.image
         if matches is not None:
             matches = _refined(matches, level)
             current = _voted(level, matches)
-        for _ in range(NUM_SEARCHES.get(scale, 0)):
+        for _ in range(NUM_SEARCHES.get(scale, 0 if matches else NUM_SEARCHES[4])):
             matches = _search(level, current)
             current = _voted(level, matches)
         for _ in range(NUM_SWEEPS.get(scale, 0)):
             matches = _sweep(level, current, matches)
             current = _voted(level, matches)
-    return current[:, :height, :width]
+    return None if current is None else current[:, :height, :width]
 
 
 def _level(image: Tensor, known: Tensor, depth_px: Tensor, rim_px: float, scale: int) -> _Level:
@@ -160,7 +160,7 @@ def _refined(matches: _Matches, level: _Level) -> _Matches:
 
 
 def _voted(level: _Level, matches: _Matches) -> Tensor:
-    """The picture with each pixel of the hole the mean of what the patches over it have there, the surer the heavier."""
+    """The picture with each pixel of the hole the mean of what the patches over it have there, surer ones heavier."""
     usual = matches.difference[matches.difference.isfinite()].quantile(0.75).clamp_min(1e-6)
     depth = level.depth_px[0, matches.at[0], matches.at[1]]
     weight = torch.exp(-matches.difference / (2 * usual)) * TRUST_PER_PX**-depth

@@ -25,12 +25,12 @@ EDGE_GAIN = 4.0  # how much steeper an edge of skin or cloth is than the network
 
 @dataclass(frozen=True)
 class Matte:
-    """How much of each pixel is what, in [0, 1]; the five parts sum to `alpha`."""
+    """How much of each pixel is what, in [0, 1]; the five parts, in the network's order, sum to `alpha`."""
 
     alpha: Float[Tensor, "1 height width"]  # the person against the background
     hair: Float[Tensor, "1 height width"]  # with headwear
-    face: Float[Tensor, "1 height width"]  # face and ears, with beard, eyes and lips
     body: Float[Tensor, "1 height width"]  # skin of the neck and below
+    face: Float[Tensor, "1 height width"]  # face and ears, with beard, eyes and lips
     clothes: Float[Tensor, "1 height width"]
     others: Float[Tensor, "1 height width"]  # glasses, jewellery, things held
 
@@ -93,7 +93,8 @@ def _main_component(coarse: Tensor, face: Tensor) -> Tensor:
     labels, _ = label(coarse[0].numpy() > 0.05)
     labels = torch.from_numpy(labels).long()
     votes = torch.bincount(labels.flatten(), weights=(face * coarse[0]).flatten())
-    return coarse * (labels == votes.argmax())
+    votes[0] = 0
+    return coarse * ((labels == votes.argmax()) & (labels > 0))
 
 
 def _blurred(mask: Tensor, radius_px: int) -> Tensor:
