@@ -35,7 +35,7 @@ class Clothes:
         """Any garment."""
         colours = [linear(str(rng.choice(CLOTHS))) * rng.uniform(0.8, 1.15) for _ in range(2)]
         pattern = str(rng.choice(["plain", "plain", "plain", "stripes", "stripes", "mottled"]))
-        return Clothes(*colours, pattern, rng.uniform(0.02, 0.16), bool(rng.random() < 0.4), int(rng.integers(1 << 30)))
+        return Clothes(*colours, pattern, rng.uniform(0.01, 0.12), bool(rng.random() < 0.4), int(rng.integers(1 << 30)))
 
     def covers(self, points: np.ndarray, chin_y: float) -> np.ndarray:
         """[0, 1] where the garment lies on the skin of the neutral bust."""
@@ -43,7 +43,7 @@ class Clothes:
         line = chin_y - 0.27 + 0.19 * ramp(azimuth, 0.1, 0.75)
         width = np.clip(np.abs(points[..., 0]) / 0.30, 0, 1)
         cut = 1 - width if self.pointed else np.sqrt(1 - width**2)
-        line = line - self.depth * (1.6 if self.pointed else 1.0) * cut * (points[..., 2] > -0.1)
+        line = line - self.depth * (1.5 if self.pointed else 1.0) * cut * (points[..., 2] > -0.1)
         return ramp(points[..., 1], line + 0.008, line - 0.008)
 
     def paint(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,6 +71,7 @@ class Torso:
 
 def build_torso(verts: np.ndarray, collar: np.ndarray) -> Torso:
     """Sweep the collar loop of a neutral head outwards over the shoulders and down."""
+    collar = np.roll(collar, -int((verts[collar, 2] + np.abs(verts[collar, 0])).argmin()))  # the seam is at the back
     loop = verts[collar]
     middle = np.array([0.0, 0.0, loop[:, 2].mean()])
     flat = (loop - middle)[:, [0, 2]]

@@ -16,6 +16,7 @@ LIDS = (
     ((362, 398, 384, 385, 386, 387, 388, 466, 263), (362, 382, 381, 380, 374, 373, 390, 249, 263)),
 )  # upper and lower rim of each eye, from the nose outwards
 POINTS = 5
+BROW_DROP = 0.020  # below where MediaPipe expects the brows of a bare head; it takes higher ones for raised
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def grow_brows(
         line = line[::-1] if abs(line[0, 0]) > abs(line[-1, 0]) else line  # from the nose outwards
         straight = line[:1] + (line[-1:] - line[:1]) * np.linspace(0, 1, 5)[:, None]
         line = 0.65 * line + 0.35 * (straight + line.mean(0) - straight.mean(0))
+        line = line - [0, BROW_DROP, 0]
         t = 0.95 * rng.beta(1.1, 1.35, 420)
         at = np.stack([np.interp(t * 4, np.arange(5), line[:, k]) for k in range(2)], -1)
         ahead = np.stack([np.interp(t * 4 + 0.3, np.arange(5), line[:, k]) for k in range(2)], -1)
@@ -72,7 +74,7 @@ def grow_brows(
         along = (ahead - behind) / np.linalg.norm(ahead - behind, axis=1, keepdims=True).clip(1e-6)
         across = rng.normal(0, 0.5, len(t)).clip(-1.2, 1.2) * (1 - 0.75 * t**1.5) * (0.55 + 0.45 * np.minimum(1, 8 * t))
         roots.append(at + np.stack([0 * t, across * 0.026 * (0.6 + 0.8 * thickness)], -1))
-        rise = 0.9 - 1.2 * t - 0.5 * across
+        rise = 0.5 - 0.9 * t - 0.4 * across
         directions.append(np.stack([along[:, 0], along[:, 1] + rise, 0 * t], -1))
     planted = _plant(np.concatenate(roots), front)
     normal = planted.on(normals, faces).numpy()

@@ -88,6 +88,7 @@ def survey(verts: np.ndarray, landmarks: np.ndarray, ears: np.ndarray, dense: np
     azimuth = np.r_[azimuth[keep], first - 0.06, first + 0.02, (first + last) / 2, last, last + 0.12, math.pi]
     height = np.r_[height[keep], 0.55 * low + 0.45 * high, high - 0.02, high + 0.02, high - 0.03, low, low - 0.06]
     order = np.argsort(azimuth)
+    dense = dense[dense[:, 1] > landmarks[152, 1]]  # the shoulders are not where hair stops
     return Scalp(
         centre, _distance_map(dense, centre), azimuth[order], height[order],
         float(landmarks[[105, 334], 1].mean()), float(landmarks[152, 1]),

@@ -23,7 +23,6 @@ VISEMES: tuple[dict[str, float], ...] = (
     {"jawOpen": 0.05, "mouthPucker": 0.85},  # oo
     {"mouthPressLeft": 0.45, "mouthPressRight": 0.45, "mouthRollLower": 0.25, "mouthRollUpper": 0.2},  # m
     {"jawOpen": 0.12, "mouthRollLower": 0.45, "mouthUpperUpLeft": 0.2, "mouthUpperUpRight": 0.2},  # f
-    {"jawOpen": 0.85, "mouthLowerDownLeft": 0.2, "mouthLowerDownRight": 0.2},  # a laugh, a yawn
 )  # fmt: skip
 # Reactions: weights, and how many frames they last at most.
 REACTIONS: tuple[tuple[dict[str, float], int], ...] = (
@@ -32,6 +31,7 @@ REACTIONS: tuple[tuple[dict[str, float], int], ...] = (
     ({"browInnerUp": 0.9, "browOuterUpLeft": 0.6, "browOuterUpRight": 0.6, "eyeWideLeft": 0.3,
       "eyeWideRight": 0.3}, 12),
     ({"mouthPucker": 0.9}, 9),
+    ({"jawOpen": 0.85, "mouthLowerDownLeft": 0.2, "mouthLowerDownRight": 0.2}, 10),
     ({"browDownLeft": 0.8, "browDownRight": 0.8, "eyeSquintLeft": 0.35, "eyeSquintRight": 0.35}, 12),
     ({"mouthFrownLeft": 0.6, "mouthFrownRight": 0.6, "browInnerUp": 0.5}, 12),
     ({"mouthLeft": 0.6}, 8),
@@ -40,6 +40,7 @@ REACTIONS: tuple[tuple[dict[str, float], int], ...] = (
     ({"noseSneerLeft": 0.7, "noseSneerRight": 0.7, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4}, 8),
 )  # fmt: skip
 SPOKEN_FRAMES = 4.5  # of a mouth shape
+MEASURED = 5  # of REACTIONS, the first ones, are in every clip
 FRAMES_PER_REACTION = 7  # on average between the starts of reactions
 
 
@@ -95,11 +96,11 @@ def random_expressions(rng: np.random.Generator, names: tuple[str, ...], num_fra
             shape = VISEMES[rng.integers(len(VISEMES))]
             add(shape, middle, SPOKEN_FRAMES * rng.uniform(0.9, 1.4), rng.uniform(0.6, 1.0))
         middle += SPOKEN_FRAMES * rng.uniform(0.7, 1.4)
-    # The reactions that are measured (blink, smile, brows, pucker) come first, so that a short clip has them all.
-    count = max(4, round(num_frames / FRAMES_PER_REACTION))
+    # The reactions that are measured (blink, smile, brows, pucker, open mouth) come first, so that a short clip has them all.
+    count = max(MEASURED, round(num_frames / FRAMES_PER_REACTION))
     places = rng.permutation(count)
     for index in range(count):
-        kind = index if index < 4 else int(rng.integers(len(REACTIONS)))
+        kind = index if index < MEASURED else int(rng.integers(len(REACTIONS)))
         shape, longest = REACTIONS[kind]
         start = (places[index] + rng.uniform(0.2, 0.8)) * num_frames / count
         add(shape, start, longest / 2 * rng.uniform(0.7, 1.0), rng.uniform(0.75, 1.0))

@@ -46,7 +46,7 @@ class Looks:
         """Any looks; `style` is a key of `STYLES`, "bald", or None for any."""
         tone = rng.uniform(0.02, 1.0)
         dark = rng.random() < 1.1 - 1.2 * tone
-        bearded = rng.random() < 0.4
+        bearded = rng.random() < 0.33
         weights = np.array([1, 2, 1.2, 1.5, 1.2, 1.5, 1.3, 1.2, 0.8, 0.5])
         drawn = str(rng.choice([*STYLES, "bald"], p=weights / weights.sum()))
         style = style or drawn
@@ -66,7 +66,7 @@ class Looks:
             complexion,
             STYLES.get(style),
             brows=rng.random(),
-            beard_length=rng.uniform(0.01, 0.05) if bearded and rng.random() < 0.6 else 0.0,
+            beard_length=rng.uniform(0.01, 0.04) if bearded and rng.random() < 0.6 else 0.0,
             recede=rng.random() ** 3 * (0.2 if style in ("bob", "long", "wavy") else 1.0),
             clothes=Clothes.random(rng),
             light=random_light(rng),
@@ -100,7 +100,7 @@ class SyntheticPerson:
 
     @staticmethod
     def random(
-        seed: int, head: OpenHead | None = None, style: str | None = None, texture_size: int = 1024, spread: float = 0.8
+        seed: int, head: OpenHead | None = None, style: str | None = None, texture_size: int = 1024, spread: float = 0.7
     ) -> SyntheticPerson:
         """Any person, always the same for a seed; shape parameters are drawn with `spread` standard deviations."""
         rng = np.random.default_rng([seed, 51])

@@ -24,7 +24,7 @@ EYES = (
 BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
 CORNEA_DEG, PUPIL_DEG = 26.0, 9.5
 SKIN_TONES = ("#3a2219", "#54341f", "#744a2f", "#946342", "#b37f5a", "#cc9c78", "#e0b697", "#edcbb4")  # sRGB
-IRIS_TONES = ("#2b1a10", "#3d2614", "#57381c", "#6b5a2e", "#5d6b4a", "#5d7c93", "#6f8799")
+IRIS_TONES = ("#2b1a10", "#3d2614", "#57381c", "#6b5a2e", "#566147", "#526a7c", "#66757f")
 
 
 def linear(colour: str) -> np.ndarray:
@@ -148,7 +148,7 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: np.ndarray) -> tuple[n
     stubble = beard_area(skin) * look.beard * np.clip(0.75 + 0.9 * fractal_noise(p, 0.014, 2, seed + 5), 0, 1)
     albedo = albedo + (0.45 * look.hair_colour + 0.16 * base - albedo) * (0.5 * stubble)[..., None]
     brows = np.minimum(*(skin.outline(brow) for brow in BROWS))
-    cover = np.maximum(0.75 * scalp * (0.85 + 0.5 * fine), 0.30 * ramp(brows, 0.012, -0.03))
+    cover = np.maximum(0.75 * scalp * (0.85 + 0.5 * fine), 0.16 * ramp(brows, 0.012, -0.03))
     albedo = albedo + (0.8 * look.hair_colour + 0.12 * base - albedo) * np.clip(cover, 0, 0.9)[..., None]
 
     pores, _ = cell_noise(p, 0.011, seed + 6)
@@ -172,7 +172,7 @@ def paint_eyes(directions: np.ndarray, look: Complexion) -> tuple[np.ndarray, ..
     outer = tone * (1 + 0.7 * fibre)[..., None]
     iris = inner + (outer - inner) * ramp(share, 0.15, 0.45)[..., None]
     iris = iris * (1 - 0.75 * ramp(share, 0.72, 1.0))[..., None]
-    iris = iris * ramp(angle, PUPIL_DEG - 0.8, PUPIL_DEG + 0.8)[..., None] * 1.25 + 0.003
+    iris = iris * ramp(angle, PUPIL_DEG - 0.8, PUPIL_DEG + 0.8)[..., None] + 0.003
     veins = np.clip(fractal_noise(directions, 0.16, 3, look.seed + 21), 0, 1) * ramp(angle, 34, 60)
     sclera = np.array([0.47, 0.435, 0.41]) * (1 - ramp(angle, 40, 75) * 0.3)[..., None]
     sclera = sclera * (1 - 0.45 * ramp(directions[..., 1], 0.12, 0.42))[..., None]  # under the upper lid
