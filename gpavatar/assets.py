@@ -309,10 +309,13 @@ def _progress(label: str) -> Iterator[Report]:
 
 def _list() -> None:
     """Every asset with its size, its licence, and whether the cache has it."""
+    lines = []
     for name, asset in shipped_manifest().assets.items():
         state = "cached" if cached_path(asset).is_file() else ""
         freedom = "" if asset.permissive else " (not free for every use)"
-        print(f"{name:<16} {asset.bytes / 1e6:6.1f} MB  {state:<6}  {asset.licence}{freedom}\n{'':<16} {asset.about}")
+        lines.append(f"{name:<18} {asset.bytes / 1e6:6.1f} MB  {state:<6}  {asset.licence}{freedom}")
+        lines.append(f"{'':<18} {asset.about}")
+    print("\n".join(lines))
 
 
 def _fetch(names: Positional[tuple[str, ...]] = ()) -> None:
@@ -328,7 +331,7 @@ def _verify(names: Positional[tuple[str, ...]] = ()) -> None:
     for name in names or shipped_manifest().assets:
         asset = shipped_manifest()[name]
         there, intact = cached_path(asset).exists(), is_intact(asset)
-        print(f"{name:<16} {'ok' if intact else 'damaged' if there else 'not fetched'}")
+        print(f"{name:<18} {'ok' if intact else 'damaged' if there else 'not fetched'}")
         damaged += [name] if (there or names) and not intact else []
     if damaged:
         raise AssetError(f"missing or damaged: {', '.join(damaged)}; run: gpavatar assets fetch {' '.join(damaged)}")

