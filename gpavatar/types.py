@@ -130,6 +130,8 @@ class SourceFrame:
     image: Float[Tensor, "3 height width"]  # [0, 1]
     alpha: Float[Tensor, "1 height width"]  # [0, 1], the person against the background
     hair: Float[Tensor, "1 height width"]  # [0, 1], hair and headwear
+    face: Float[Tensor, "1 height width"]  # [0, 1], skin of face and ears, with eyes, lips and beard
+    body: Float[Tensor, "1 height width"]  # [0, 1], bare skin from the neck down
     params: HeadParams
     camera: Camera
     landmarks_px: Float[Tensor, "478 2"]

@@ -41,6 +41,21 @@ class CropBox:
         x1_px, y1_px = self.x_px + self.side_px, self.y_px + self.side_px
         return self.x_px / width_px, self.y_px / height_px, x1_px / width_px, y1_px / height_px
 
+    def kept_inside(self, width_px: int, height_px: int, least: float = 0.75) -> CropBox:
+        """Moved, and shrunk down to `least` of its side about its centre, to have as much of it in the image as can be.
+
+        What a photo does not show must be made up; a slightly tighter picture is better.
+        """
+        side_px = max(min(self.side_px, width_px, height_px), least * self.side_px)
+        inset_px = (self.side_px - side_px) / 2
+
+        def moved(start_px: float, room_px: float) -> float:
+            spare_px = room_px - side_px
+            return min(max(start_px, 0.0), spare_px) if spare_px >= 0 else spare_px / 2
+
+        x_px, y_px = moved(self.x_px + inset_px, width_px), moved(self.y_px + inset_px, height_px)
+        return CropBox(x_px, y_px, side_px)
+
     def to_crop_px(self, points_px: Float[Tensor, "*batch 2"], size_px: int) -> Float[Tensor, "*batch 2"]:
         """Pixels of the full image -> pixels of the crop of `size_px`."""
         return (points_px - points_px.new_tensor([self.x_px, self.y_px])) * (size_px / self.side_px)

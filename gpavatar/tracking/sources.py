@@ -51,12 +51,12 @@ def source_frames(paths: Sequence[str | Path], tracker: Tracker, size_px: int = 
 def source_frame(image_u8: UInt8[np.ndarray, "height width 3"], tracked: TrackedFrame, size_px: int) -> SourceFrame:
     """One picture and what the tracker knows of it -> the square around the head, with matte and camera of the crop."""
     height_px, width_px = image_u8.shape[:2]
-    box = head_crop(tracked.landmarks_px)
+    box = head_crop(tracked.landmarks_px).kept_inside(width_px, height_px)
     image = crop_image(image_u8, box, size_px).image
     person = matte(image)
     camera = tracked.camera.crop(*box.normalised(width_px, height_px))
     landmarks_px = box.to_crop_px(tracked.landmarks_px, size_px)
-    return SourceFrame(image, person.alpha, person.hair, tracked.params, camera, landmarks_px)
+    return SourceFrame(image, person.alpha, person.hair, person.face, person.body, tracked.params, camera, landmarks_px)
 
 
 def choose_views(

@@ -1,0 +1,104 @@
+"""Avatar states as safetensors files: a nested frozen dataclass of tensors <-> named tensors and text metadata.
+
+Fields are named by their path ("layers.body.verts"). Pictures (3 or 4 channels, [0, 1]) are kept as 8-bit integers,
+everything else as it is. Nothing in the file is executed; every field's name and kind is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import torch
+from jaxtyping import TypeCheckError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpavatar.types import InputError
+
+State = TypeVar("State")
+FORMAT = "gpavatar avatar"
+
+
+def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
+    """Write `state`; the file appears under its name only when whole. InputError where it cannot be written."""
+    path = Path(path)
+    tensors = {name: _pack(tensor).contiguous() for name, tensor in _flatten(state, "")}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, {"format": FORMAT, **metadata})
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write the avatar to {path}: {error}; choose another place") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text metadata of an avatar file. InputError where it is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not an avatar file ({error}); make one with --save-avatar") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is a safetensors file, but not an avatar; make one with --save-avatar")
+    return metadata
+
+
+def load_state(kind: type[State], path: str | Path, expected: dict[str, str]) -> State:
+    """Read what `save_state` wrote; `expected` metadata (method, version, head ...) must agree.
+
+    Raises InputError where the file is no avatar, was made for something else, lacks a field or holds NaN.
+    """
+    metadata = read_metadata(path)
+    for key, value in expected.items():
+        if metadata.get(key) != value:
+            found = metadata.get(key, "none")
+            raise InputError(f"{path} was made for {key} {found}, this is {value}; make the avatar again")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: _unpack(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise InputError(f"{path}: field {bad[0]} holds values that are not finite; make the avatar again")
+    try:
+        return _build(kind, tensors, "")
+    except (KeyError, TypeCheckError, TypeError) as error:
+        raise InputError(f"{path}: field {error} is missing or of the wrong kind; make the avatar again") from error
+
+
+def _flatten(value: Any, prefix: str) -> list[tuple[str, Tensor]]:
+    out = []
+    for field in dataclasses.fields(value):
+        inner, name = getattr(value, field.name), prefix + field.name
+        out += _flatten(inner, name + ".") if dataclasses.is_dataclass(inner) else [(name, inner)]
+    return out
+
+
+def _build(kind: type[State], tensors: dict[str, Tensor], prefix: str) -> State:
+    hints = get_type_hints(kind)
+    values = {}
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name
+        inner = hints[field.name]
+        values[field.name] = _build(inner, tensors, name + ".") if dataclasses.is_dataclass(inner) else tensors[name]
+    return kind(**values)
+
+
+def _is_picture(tensor: Tensor) -> bool:
+    return tensor.ndim == 3 and tensor.shape[0] in (3, 4) and tensor.is_floating_point()
+
+
+def _pack(tensor: Tensor) -> Tensor:
+    return (tensor.clamp(0, 1) * 255).round().to(torch.uint8) if _is_picture(tensor) else tensor
+
+
+def _unpack(tensor: Tensor) -> Tensor:
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
