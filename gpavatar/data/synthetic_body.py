@@ -113,7 +113,7 @@ def random_light(rng: np.random.Generator) -> Light:
     azimuth, elevation = side * rng.uniform(0.15, 1.0), rng.uniform(0.25, 0.9)
     warm = rng.normal(0, 0.09)
     tint = np.array([1 + warm, 1.0, 1 - warm])
-    strength = rng.uniform(1.15, 1.9)
+    strength = rng.uniform(1.0, 1.6)
     other = -side * rng.uniform(0.5, 1.9)
     cool = np.array([1 - warm, 1.0, 1 + warm])
     sky = rng.uniform(0.32, 0.62)

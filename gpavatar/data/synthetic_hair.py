@@ -39,6 +39,7 @@ class HairStyle:
     gather: float  # [0, 1] how much strands gather into locks
     part: float = 0.0  # x of the parting
     fade: float = 0.35  # length at the hairline, relative
+    bangs: bool = False  # whether parted hair falls over the forehead
 
 
 STYLES = {
@@ -140,21 +141,22 @@ def grow(
     roots, normals, share = skin_points[chosen], skin_normals[chosen], density[chosen]
     is_guide = rng.permutation(style.strands)[:GUIDES]
     above = roots[:, 1] - scalp.line(roots)
-    lengths = (
-        style.length * (style.fade + (1 - style.fade) * np.clip(above / 0.3, 0, 1)) * rng.normal(1, 0.08, len(roots))
-    )
+    lengths = style.length * (style.fade + (1 - style.fade) * np.clip(above / 0.3, 0, 1))
+    lengths = lengths * rng.normal(1, 0.08, len(roots)).clip(0.6, 1.4)
     flow = _flow(style, scalp, roots, normals)
     layer = rng.random(style.strands)
+    # Without bangs hair is combed to the side first, and falls from there.
+    combed = np.clip(normals[:, 2] * 4.0, 0, 1) * (style.flow == "part" and not style.bangs)
     settings = np.array([style.lift, style.gravity, style.frizz, scalp.brow_y, scalp.chin_y])
     guides = np.empty((GUIDES, POINTS, 3))
     _grow_guides(
-        roots[is_guide], normals[is_guide], flow[is_guide], np.abs(lengths[is_guide]), layer[is_guide], settings,
-        scalp.centre, scalp.radius, guides,
+        roots[is_guide], normals[is_guide], flow[is_guide], lengths[is_guide], layer[is_guide], combed[is_guide],
+        settings, scalp.centre, scalp.radius, guides,
     )  # fmt: skip
-    side = np.sign(roots[:, 0] - style.part) * (style.flow == "part")
-    nearest = _nearest(roots * [1, 1, 1], roots[is_guide], side, side[is_guide])
+    side = np.sign(roots[:, 0] - style.part) * (style.flow == "part") * (roots[:, 2] > scalp.centre[2] - 0.1)
+    nearest = _nearest(roots, roots[is_guide], side, side[is_guide])
     points = np.empty((style.strands, POINTS, 3))
-    scale = np.abs(lengths) / np.abs(lengths[is_guide][nearest]).clip(1e-3)
+    scale = lengths / lengths[is_guide][nearest]
     curl = np.array([style.curl, style.gather, style.frizz])
     _follow(guides, nearest, roots, np.clip(scale, 0.5, 1.6), normals, curl, layer, scalp.centre, scalp.radius, points)
     width = style.width * rng.uniform(0.7, 1.2, style.strands) * (0.55 + 0.45 * np.clip(share * 1.5, 0, 1))
@@ -196,8 +198,11 @@ def _nearest(roots: np.ndarray, guides: np.ndarray, side: np.ndarray, guide_side
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _outside(p, centre, radius, offset):
-    """Move a point out along the ray from the centre where it is nearer than the skin plus `offset`."""
+def _outside(p, centre, radius, offset, lying):
+    """Move a point out along the ray from the centre where it is nearer than the skin plus `offset`.
+
+    A `lying` one is moved in as well.
+    """
     x, y, z = p[0] - centre[0], p[1] - centre[1], p[2] - centre[2]
     distance = math.sqrt(x * x + y * y + z * z)
     row = min(max(math.acos(min(max(y / distance, -1.0), 1.0)) / math.pi * LATITUDES - 0.5, 0.0), LATITUDES - 1.001)
@@ -210,14 +215,14 @@ def _outside(p, centre, radius, offset):
         + radius[r0, (c0 + 1) % LONGITUDES] * (1 - a) * b
         + radius[r0 + 1, (c0 + 1) % LONGITUDES] * a * b
     ) + offset
-    if distance < near:
+    if distance < near or lying:
         scale = near / distance
         p[0], p[1], p[2] = centre[0] + x * scale, centre[1] + y * scale, centre[2] + z * scale
 
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _grow_guides(roots, normals, flow, lengths, layer, settings, centre, radius, guides):
+def _grow_guides(roots, normals, flow, lengths, layer, combed, settings, centre, radius, guides):
     lift, gravity, frizz, brow_y, chin_y = settings
     count = guides.shape[1]
     for guide in range(len(roots)):
@@ -230,7 +235,8 @@ def _grow_guides(roots, normals, flow, lengths, layer, settings, centre, radius,
             s = index / (count - 1)
             scale = 1 / math.sqrt(max((direction * direction).sum(), 1e-9))
             direction = direction * scale
-            pull = 1 - math.exp(-12.0 * gravity * step)
+            free = 1.0 if index * step > 0.42 * combed[guide] else 1 - 0.93 * combed[guide]
+            pull = 1 - math.exp(-12.0 * gravity * step * free)
             direction = direction * (1 - pull)
             direction[1] -= pull
             for c in range(3):
@@ -238,7 +244,7 @@ def _grow_guides(roots, normals, flow, lengths, layer, settings, centre, radius,
             scale = 1 / math.sqrt(max((direction * direction).sum(), 1e-9))
             before = p.copy()
             p = p + direction * (scale * step)
-            _outside(p, centre, radius, offset * min(1.0, 3.0 * s))
+            _outside(p, centre, radius, offset * min(1.0, 3.0 * s), free < 1.0 and combed[guide] > 0.3)
             # Hair falls beside the face, not over it.
             z, x = p[2] - centre[2], p[0]
             opening = 1.02 if p[1] > chin_y - 0.15 else 0.75
@@ -282,5 +288,5 @@ def _follow(guides, nearest, roots, scale, normals, curl, layer, centre, radius,
                 turn = phase + turns * s * 2.5
                 p = p + (u * math.cos(turn) + w * math.sin(turn)) * curl_radius * min(1.0, 4 * s)
             if index > 0:
-                _outside(p, centre, radius, 0.006 + 0.02 * layer[strand] * s)
+                _outside(p, centre, radius, 0.006 + 0.02 * layer[strand] * s, False)
             points[strand, index] = p

@@ -40,6 +40,7 @@ REACTIONS: tuple[tuple[dict[str, float], int], ...] = (
     ({"noseSneerLeft": 0.7, "noseSneerRight": 0.7, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4}, 8),
 )  # fmt: skip
 SPOKEN_FRAMES = 4.5  # of a mouth shape
+GAZE_DEG = 30.0  # of the eyeball at an eyeLook weight of 1
 MEASURED = 5  # of REACTIONS, the first ones, are in every clip
 FRAMES_PER_REACTION = 7  # on average between the starts of reactions
 
@@ -61,21 +62,21 @@ def random_motion(
 ) -> Iterator[tuple[HeadParams, Camera]]:
     """Parameters of each frame, and the still camera in the space of the moving head."""
     head = person.head
-    expression = torch.from_numpy(random_expressions(rng, head.expression_names, num_frames)).float()
+    expression = random_expressions(rng, head.expression_names, num_frames)
     t = np.arange(num_frames) / max(num_frames, 2)
-    turns = np.deg2rad(np.stack([
-        6 * _wave(rng, t, 1.6) + rng.uniform(-5, 4), yaw_deg * _sweep(rng, t), 6 * _wave(rng, t, 1.3)], -1))  # fmt: skip
+    nod, tilt = 6 * _wave(rng, t, 1.6) + rng.uniform(-5, 4), 6 * _wave(rng, t, 1.3)
+    turns = np.deg2rad(np.stack([nod, yaw_deg * _sweep(rng, t), tilt], -1))
     shift = np.stack([0.06 * _wave(rng, t, 1.0), 0.03 * _wave(rng, t, 1.5), 0.10 * _wave(rng, t, 0.8)], -1)
-    gaze = np.deg2rad(np.stack([4 * _wave(rng, t, 2.0), 9 * _wave(rng, t, 2.4) - 0.25 * np.rad2deg(turns[:, 1])], -1))
+    left_deg = 9 * _wave(rng, t, 2.4) - 0.25 * np.rad2deg(turns[:, 1])
+    expression = torch.from_numpy(expression + gaze_weights(head.expression_names, left_deg, 5 * _wave(rng, t, 2.0)))
     centre = head.with_shape(person.shape).joints[SHOULDERS]
     for frame in range(num_frames):
         rotation = axis_angle_to_matrix(torch.from_numpy(turns[frame]).float())
         to_world = torch.eye(4)
         to_world[:3, :3] = rotation
         to_world[:3, 3] = centre - rotation @ centre + torch.from_numpy(shift[frame]).float()
-        eyes = torch.tensor([gaze[frame, 0], gaze[frame, 1], 0.0]).float().expand(2, 3)
         neck = torch.from_numpy(turns[frame]).float()
-        params = replace(person.params(), expression=expression[frame], neck_pose=neck, eye_pose=eyes.contiguous())
+        params = replace(person.params(), expression=expression[frame].float(), neck_pose=neck)
         yield params, Camera(invert_rigid(to_world) @ camera.c2w, camera.intrinsics)
 
 
@@ -96,7 +97,7 @@ def random_expressions(rng: np.random.Generator, names: tuple[str, ...], num_fra
             shape = VISEMES[rng.integers(len(VISEMES))]
             add(shape, middle, SPOKEN_FRAMES * rng.uniform(0.9, 1.4), rng.uniform(0.6, 1.0))
         middle += SPOKEN_FRAMES * rng.uniform(0.7, 1.4)
-    # The reactions that are measured (blink, smile, brows, pucker, open mouth) come first, so that a short clip has them all.
+    # The reactions that are measured (blink, smile, brows, pucker, open mouth) come first: a short clip has them all.
     count = max(MEASURED, round(num_frames / FRAMES_PER_REACTION))
     places = rng.permutation(count)
     for index in range(count):
@@ -108,6 +109,18 @@ def random_expressions(rng: np.random.Generator, names: tuple[str, ...], num_fra
     for name in ("mouthPucker", "mouthFunnel"):  # a mouth cannot be wide and round at once
         weights[:, names.index(name)] *= 1 - 0.8 * smile
     return weights.clip(0, 1)
+
+
+def gaze_weights(names: tuple[str, ...], left_deg: np.ndarray, up_deg: np.ndarray) -> np.ndarray:
+    """The eyeLook weights that turn both eyes to the person's left and up by these angles, (frame, len(names))."""
+    weights = np.zeros((len(left_deg), len(names)))
+    for name, angle in (
+        ("eyeLookOutLeft", left_deg), ("eyeLookInRight", left_deg), ("eyeLookInLeft", -left_deg),
+        ("eyeLookOutRight", -left_deg), ("eyeLookUpLeft", up_deg), ("eyeLookUpRight", up_deg),
+        ("eyeLookDownLeft", -up_deg), ("eyeLookDownRight", -up_deg),
+    ):  # fmt: skip
+        weights[:, names.index(name)] = np.clip(angle / GAZE_DEG, 0, 1)
+    return weights
 
 
 def _wave(rng: np.random.Generator, t: np.ndarray, cycles: float) -> np.ndarray:

@@ -62,16 +62,20 @@ class Looks:
             hair_colour=colour,
             seed=int(rng.integers(1 << 20)),
         )
+        cut = STYLES.get(style)
+        if cut is not None:
+            cut = replace(cut, length=cut.length * rng.uniform(0.8, 1.2), part=cut.part * rng.choice([-1, 1]),
+                          bangs=bool(rng.random() < 0.3))  # fmt: skip
         return Looks(
             complexion,
-            STYLES.get(style),
+            cut,
             brows=rng.random(),
             beard_length=rng.uniform(0.01, 0.04) if bearded and rng.random() < 0.6 else 0.0,
             recede=rng.random() ** 3 * (0.2 if style in ("bob", "long", "wavy") else 1.0),
             clothes=Clothes.random(rng),
             light=random_light(rng),
             background=Background.random(rng),
-            exposure=rng.uniform(0.85, 1.1),
+            exposure=rng.uniform(0.85, 1.1) * (1.15 - 0.4 * tone),
         )
 
 
@@ -121,7 +125,8 @@ class SyntheticPerson:
 
         points, point_normals = _scatter(head, skin, rng)
         ears = head.topology.regions["ears"].numpy()
-        scalp = synthetic_hair.survey(skin.points, skin.landmarks, ears, points[0][points[1] < 0.5])
+        covering = looks.style is not None and looks.style.length > 0.6  # long hair covers the ears
+        scalp = synthetic_hair.survey(skin.points, skin.landmarks, ears, points[0][covering | (points[1] < 0.5)])
 
         def density(where: np.ndarray) -> np.ndarray:
             return synthetic_hair.hair_density(scalp, where, looks.complexion.seed, looks.recede)
@@ -137,10 +142,12 @@ class SyntheticPerson:
         open_mouth[head.expression_names.index("jawOpen")] = JAW_OPEN_AT
         poses = (replace(HeadParams.neutral(head.n_shape, head.n_expression), shape=shape, expression=e)
                  for e in (0 * open_mouth, open_mouth))  # fmt: skip
-        bald = texture_tint(looks)
+        tint = 0.25 if looks.style is None else 1.0  # of the scalp in the colour of what grows there
         return SyntheticPerson(
             head, shape, looks, torso,
-            head_texture(head, person, skin, looks.complexion, looks.clothes, lambda p: bald * density(p), texture_size),
+            head_texture(
+                head, person, skin, looks.complexion, looks.clothes, lambda p: tint * density(p), texture_size
+            ),
             cloth_texture(torso, skin.points, looks.clothes),
             hair, volume, hair_sky,
             grow_brows(skin, normals, faces, front, looks.brows, rng),
@@ -151,11 +158,6 @@ class SyntheticPerson:
     def params(self) -> HeadParams:
         """This person with a neutral face."""
         return replace(HeadParams.neutral(self.head.n_shape, self.head.n_expression), shape=self.shape)
-
-
-def texture_tint(looks: Looks) -> float:
-    """How strongly the scalp shows the colour of the hair that grows there, [0, 1]."""
-    return 0.25 if looks.style is None else 1.0
 
 
 def _scatter(

@@ -168,7 +168,7 @@ def paint_eyes(directions: np.ndarray, look: Complexion) -> tuple[np.ndarray, ..
     share = np.clip((angle - PUPIL_DEG) / (CORNEA_DEG - 1.5 - PUPIL_DEG), 0, 1)
     fibre = fractal_noise(np.concatenate([flat * 2.2, 0.35 * share[..., None]], -1), 0.28, 3, look.seed + 20)
     tone = linear(IRIS_TONES[look.iris])
-    inner = np.minimum(tone * 1.25 + [0.045, 0.022, 0.004], 1) * (1 + 0.85 * fibre)[..., None]
+    inner = np.minimum(tone * 1.15 + [0.020, 0.011, 0.003], 1) * (1 + 0.85 * fibre)[..., None]
     outer = tone * (1 + 0.7 * fibre)[..., None]
     iris = inner + (outer - inner) * ramp(share, 0.15, 0.45)[..., None]
     iris = iris * (1 - 0.75 * ramp(share, 0.72, 1.0))[..., None]

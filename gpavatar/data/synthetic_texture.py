@@ -49,8 +49,9 @@ def head_texture(
     height[here] = bumps * (1 - cover) + (cloth_bumps + 0.012) * cover
 
     for name, colour, strength, roughness in (
-        ("mouth_bag", "#8c4340", 1.2, 0.35), ("tongue", "#b5625e", 1.3, 0.38), ("gums_upper", "#b86a66", 1.3, 0.30),
-        ("gums_lower", "#b86a66", 1.3, 0.30), ("teeth_upper", "#bdb5a4", 1.3, 0.25), ("teeth_lower", "#b5ac9a", 1.3, 0.25),
+        ("mouth_bag", "#8c4340", 1.2, 0.35), ("tongue", "#b5625e", 1.3, 0.38),
+        ("gums_upper", "#b86a66", 1.3, 0.30), ("gums_lower", "#b86a66", 1.3, 0.30),
+        ("teeth_upper", "#bdb5a4", 1.3, 0.25), ("teeth_lower", "#b5ac9a", 1.3, 0.25),
     ):  # fmt: skip
         here = part == PARTS.index(name)
         mottle = fractal_noise(points[here], 0.03, 3, look.seed + 30)
