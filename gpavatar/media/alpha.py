@@ -2,7 +2,7 @@
 
 Both need no network: `matting_laplacian` says how far a mask is from being, in every small window, a linear function
 of colour, and `refine_alpha` finds the mask that is so and stays near a coarse one. Pictures of any size; the cost of
-both is linear in the number of pixels (measured at 512 x 512 on two CPU cores: about half a second each).
+all is linear in the number of pixels (at 512 x 512 on one CPU core 0.7 s for alpha, 0.1 s for F).
 """
 
 from __future__ import annotations
@@ -83,14 +83,16 @@ def guided_filter(
     """
 
     def mean(channels: Tensor) -> Tensor:
-        side = 2 * radius_px + 1
-        return nnf.avg_pool2d(channels[None], side, stride=1, padding=radius_px, count_include_pad=False)[0]
+        for side, padding in (((2 * radius_px + 1, 1), (radius_px, 0)), ((1, 2 * radius_px + 1), (0, radius_px))):
+            channels = nnf.avg_pool2d(channels[None], side, stride=1, padding=padding, count_include_pad=False)[0]
+        return channels
 
     centre, level = mean(image), mean(masks)
     products = mean((image[:, None] * image[None]).flatten(0, 1)).unflatten(0, (3, 3))
     ridge = (products - centre[:, None] * centre[None]).permute(2, 3, 0, 1) + tolerance * torch.eye(3).to(image)
     cross = mean((image[:, None] * masks[None]).flatten(0, 1)).unflatten(0, (3, -1)) - centre[:, None] * level[None]
-    slope = torch.linalg.solve(ridge, cross.permute(2, 3, 0, 1)).permute(2, 3, 0, 1)
+    precision = torch.linalg.inv(ridge).permute(2, 3, 0, 1)
+    slope = sum(precision[:, i, None] * cross[None, i] for i in range(3))
     offset = mean(level - (slope * centre[:, None]).sum(0))
     return (mean(slope.flatten(0, 1)).unflatten(0, (3, -1)) * image[:, None]).sum(0) + offset
 

@@ -2,7 +2,7 @@
 
 Near the rim, where a turning head uncovers it, the fill is copied from elsewhere in the picture, patch by patch, so
 that stripes and foliage go on; deeper inside, where nothing is ever looked at, it is a smooth blend. Deterministic,
-no network; about a second for a 512 x 512 picture of a person on two CPU cores.
+no network; one to two seconds for a 512 x 512 picture of a person.
 """
 
 from __future__ import annotations
