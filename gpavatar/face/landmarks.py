@@ -24,9 +24,26 @@ def mirrored_name(name: str) -> str:
             return name.removesuffix(side) + other
     return name
 
+
 # MediaPipe's iris points: centre, then four points of the limbus.
 IRIS_RIGHT: tuple[int, ...] = (468, 469, 470, 471, 472)
 IRIS_LEFT: tuple[int, ...] = (473, 474, 475, 476, 477)
+
+# Contours of MediaPipe's points, "left" and "right" being the person's. The lips run from the right corner of the mouth
+# over the upper lip to the left corner and back along the lower lip; the eyes from the outer corner over the upper lid.
+LIPS_OUTER: tuple[int, ...] = (
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
+)  # fmt: skip
+LIPS_INNER: tuple[int, ...] = (
+    78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
+)  # fmt: skip
+EYE_RIGHT: tuple[int, ...] = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+EYE_LEFT: tuple[int, ...] = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+BROW_RIGHT: tuple[int, ...] = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)
+BROW_LEFT: tuple[int, ...] = (300, 293, 334, 296, 336, 285, 295, 282, 283, 276)
+NOSE_TIP = 4
+CHIN = 152
+EYE_OUTER_CORNERS: tuple[int, int] = (33, 263)  # right, left: the usual measure of the size of a face
 
 # The usual correspondence of the 68 iBUG points; it was not checked against a detector trained on iBUG's annotation.
 IBUG68_FROM_MEDIAPIPE: tuple[int, ...] = (

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -55,6 +54,9 @@ class OpenHead(nn.Module):
             keep(name, arrays[name].astype(np.int64), torch.int64)
         for name in ("uv", "mediapipe_bary", "mediapipe_weights", "ibug68_bary", "cornea"):
             keep(name, arrays[name])
+        for joint, weights in enumerate(arrays["joint_weights"].T):
+            keep(f"held_{joint}", np.flatnonzero(weights), torch.int64)
+            keep(f"hold_{joint}", weights[weights != 0])
         keep("lids", arrays["lids"].astype(np.int64), torch.int64)
         keep("lid_gap", arrays["lid_gap"])
         keep("regions", arrays["regions"], torch.bool)
@@ -81,11 +83,10 @@ class OpenHead(nn.Module):
             dict(zip(self.region_names, self.regions, strict=True)),
         )
 
-    @cached_property
+    @property
     def held(self) -> tuple[tuple[Int[Tensor, " some"], Float[Tensor, " some"]], ...]:
         """Per joint the vertices it moves, and how much of its rotation they take."""
-        ids = [weights.nonzero()[:, 0] for weights in self.joint_weights.T]
-        return tuple((own, self.joint_weights[own, joint]) for joint, own in enumerate(ids))
+        return tuple((getattr(self, f"held_{joint}"), getattr(self, f"hold_{joint}")) for joint in range(4))
 
     def with_shape(self, shape: Float[Tensor, "*batch n_shape"]) -> ShapedOpenHead:
         """The neutral head of a person; `shape` in standard deviations."""
@@ -149,12 +150,12 @@ class ExpressedOpenHead:
 
 
 def clear_lids(
-    verts: Float[Tensor, "*batch vert 3"],
+    verts: Float[Tensor, "*#batch vert 3"],
     head: OpenHead,
-    centres: Float[Tensor, "*batch 2 3"],
-    radii: Float[Tensor, "*batch 2"],
-    axes: Float[Tensor, "*batch 2 3"],
-) -> Float[Tensor, "*batch vert 3"]:
+    centres: Float[Tensor, "*#batch 2 3"],
+    radii: Float[Tensor, "*#batch 2"],
+    axes: Float[Tensor, "*#batch 2 3"],
+) -> Float[Tensor, "*#batch vert 3"]:
     """Push the lids out of eyeball and cornea: p ← c + (p − c) max(1, gap · r / |p − c|), one after the other.
 
     A straight blend between open and closed would cut through the ball. `axes` are the gaze directions (unit);
@@ -174,11 +175,11 @@ def clear_lids(
 
 
 def turn_joints(
-    verts: Float[Tensor, "*batch vert 3"],
-    joints: Float[Tensor, "*batch 4 3"],
-    rotations: Float[Tensor, "*batch 4 3 3"],
+    verts: Float[Tensor, "*#batch vert 3"],
+    joints: Float[Tensor, "*#batch 4 3"],
+    rotations: Float[Tensor, "*#batch 4 3 3"],
     head: OpenHead,
-) -> Float[Tensor, "*batch vert 3"]:
+) -> Float[Tensor, "*#batch vert 3"]:
     """V = L + Σ_j w_j (R_j − I)(L − c_j), each joint on the vertices it holds only; twin of `skinning.lbs`."""
     out = verts
     eye = torch.eye(3, dtype=verts.dtype, device=verts.device)
