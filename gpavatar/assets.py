@@ -167,7 +167,7 @@ def _download(name: str, asset: Asset, target: Path) -> None:
             shutil.rmtree(left_over)
         scratch = Path(tempfile.mkdtemp(prefix="partial-", dir=target.parent))
         try:
-            with _progress(f"{name} from {source}") as report:
+            with _progress(f"fetching {name}") as report:
                 got = _get(source, scratch, report)
                 if source.archive_sha256 and _sha256(got) != source.archive_sha256:
                     raise _SourceFailed(f"the archive's sha256 is {_sha256(got)}, not {source.archive_sha256}")
