@@ -28,7 +28,7 @@ from gpavatar.media.files import check_file, check_range
 from gpavatar.media.frames import open_frames
 from gpavatar.media.video import FrameReader, VideoFrame
 from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
-from gpavatar.streaming import Stopwatch, prefetch
+from gpavatar.streaming import Prefetch, Stopwatch, prefetch
 from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_tensors
 
 State = TypeVar("State", bound=AvatarState)
@@ -246,7 +246,7 @@ class PersonAvatar(Generic[State]):
         watch: Stopwatch,
     ) -> Generator[DrivenFrame, None, None]:
         drawn: tuple[Pose, RenderOutput] | None = None
-        frames = prefetch(iter(driving))
+        frames = driving if isinstance(driving, Prefetch) else prefetch(driving)
         try:
             for frame in frames:
                 with watch("render"):

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 from jaxtyping import UInt8
 from rich.console import Console
@@ -47,6 +48,8 @@ from gpavatar.types import FaceStatus, InputError
 
 AVATAR_SUFFIX = ".safetensors"
 SIZES_PX = (64, 2048)
+AHEAD = 256  # frames of the driver that may be tracked before they are wanted, ...
+AHEAD_WITH_PICTURES = 8  # ... and when each brings its picture
 TURNTABLE_FRAMES = round(25 * ORBIT_PERIOD_S)
 
 
@@ -106,7 +109,6 @@ class Sidecar:
     frames: int
     frames_tracked: int  # with a face found in that very frame
     fps: float  # frames over all the seconds of the run
-    fps_streaming: float  # frames over the seconds between the first frame's decoding and the last one's writing
     seconds: dict[str, float]  # per stage without waiting (stages run side by side), and "total" by the clock
     peak_memory_mb: float
     model: str
@@ -132,17 +134,16 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     turntable = clip.num_frames == 1 and options.pose == "orbit"
     output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1 and not turntable)
     check_output(output, options)
-    with _progress() as progress:
+    ahead = prefetch(clip, AHEAD_WITH_PICTURES if options.compare else AHEAD)  # while the avatar is made
+    with closing(ahead), _progress() as progress:
         task = progress.add_task("looking at the source", total=None)
         avatar = _avatar(sources, options, watch)
         if options.save_avatar:
             avatar.save(options.save_avatar)
-        progress.update(
-            task, description=f"driving {avatar.model.name}", total=TURNTABLE_FRAMES if turntable else clip.num_frames
-        )
-        frames = held(next(iter(clip))) if turntable else iter(clip)
-        streaming_s = time.perf_counter()
-        with closing(prefetch(_compose(avatar, frames, options, watch))) as pictures:
+        frames = held(next(ahead)) if turntable else ahead
+        num_frames = TURNTABLE_FRAMES if turntable else clip.num_frames
+        progress.update(task, description=f"driving {avatar.model.name}", total=num_frames)
+        with _one_core_left(), closing(prefetch(_compose(avatar, frames, options, watch))) as pictures:
             written, num_frames, num_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
     ended_s = time.perf_counter()
     sidecar = Sidecar(
@@ -151,7 +152,6 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         frames=num_frames,
         frames_tracked=num_tracked,
         fps=round(num_frames / (ended_s - begun_s), 2),
-        fps_streaming=round(num_frames / (ended_s - streaming_s), 2),
         seconds={stage: round(s, 3) for stage, s in (watch.seconds | {"total": ended_s - begun_s}).items()},
         peak_memory_mb=round(peak_memory_mb(), 1),
         model=avatar.model.name,
@@ -289,7 +289,7 @@ def _square(
 
 
 def _write(
-    pictures: Generator[Picture, None, None], output: Path, clip: DrivingClip, watch: Stopwatch, advance: Callable
+    pictures: Iterator[Picture], output: Path, clip: DrivingClip, watch: Stopwatch, advance: Callable
 ) -> tuple[Path, int, int]:
     """Where the result stands, its frames, and those of them with a face found. Ctrl-C ends it early."""
     first = next(pictures)
@@ -308,6 +308,15 @@ def _write(
     assert written is not None
     watch.seconds["write"] = out.busy_s
     return written, frames, frames_tracked
+
+
+@contextmanager
+def _one_core_left() -> Iterator[None]:
+    """Tensor kernels leave a core to tracking and encoding: waiting for a taken core costs more than it gives."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, num_threads - 1))
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def _progress() -> Progress:

@@ -32,15 +32,46 @@ _END = object()
 _times = _ThreadTimes()
 
 
-def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T], depth: int = 4) -> Prefetch[T]:
     """The same items in the same order, made ahead by a thread, never more than `depth` waiting.
 
-    An error in making them is raised here, where it would have come. Closing the generator stops the thread, and
-    closes `items` if it is a generator itself, so that a chain of stages ends from its end.
+    The thread starts at once. An error in making an item is raised here, where the item would have come. Closing stops
+    the thread, and closes `items` if that is a generator or another stage, so that a chain ends from its end.
     """
-    waiting: queue.Queue = queue.Queue(depth)
-    unwanted = threading.Event()
+    return Prefetch(items, depth)
 
+
+class Prefetch(Iterator[T]):
+    """What `prefetch` returns."""
+
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        self._waiting: queue.Queue = queue.Queue(depth)
+        self._unwanted = threading.Event()
+        # The thread must not hold this object, or it would live on when the last user drops it.
+        ends = (items, self._waiting, self._unwanted)
+        self._worker = threading.Thread(target=_work, args=ends, name="prefetch", daemon=True)
+        self._worker.start()
+
+    def __next__(self) -> T:
+        if self._unwanted.is_set():
+            raise StopIteration
+        with _waits():
+            item = self._waiting.get()
+        if item is _END or isinstance(item, _Failure):
+            self.close()
+            raise StopIteration if item is _END else item.error
+        return item
+
+    def close(self) -> None:
+        """Stop the thread, after the item that it is making, and wait for it."""
+        self._unwanted.set()
+        self._worker.join()
+
+    def __del__(self) -> None:
+        self._unwanted.set()
+
+
+def _work(items: Iterable[T], waiting: queue.Queue, unwanted: threading.Event) -> None:
     def hand_over(item) -> None:
         while not unwanted.is_set():
             try:
@@ -49,33 +80,17 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
             except queue.Full:
                 continue
 
-    def work() -> None:
-        try:
-            for item in items:
-                hand_over(item)
-                if unwanted.is_set():
-                    break
-            hand_over(_END)
-        except BaseException as error:  # raised again in the thread that asks for items
-            hand_over(_Failure(error))
-        finally:
-            if isinstance(items, Generator):
-                items.close()
-
-    def take() -> T | _Failure:
-        with _waits():
-            return waiting.get()
-
-    worker = threading.Thread(target=work, name="prefetch", daemon=True)
-    worker.start()
     try:
-        while (item := take()) is not _END:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
+        for item in items:
+            hand_over(item)
+            if unwanted.is_set():
+                break
+        hand_over(_END)
+    except BaseException as error:  # raised again in the thread that asks for items
+        hand_over(_Failure(error))
     finally:
-        unwanted.set()
-        worker.join()
+        if isinstance(items, (Generator, Prefetch)):
+            items.close()
 
 
 class Stopwatch:

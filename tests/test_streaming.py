@@ -45,6 +45,18 @@ def test_an_error_is_raised_where_it_would_have_come() -> None:
         next(stream)
 
 
+def test_a_stage_that_is_dropped_stops_too() -> None:
+    before = threading.active_count()
+    stream = prefetch(prefetch(iter(int, 1)))  # without end
+    next(stream)
+    del stream
+    for _ in range(100):
+        if threading.active_count() == before:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the threads live on")
+
+
 def test_closing_the_last_stage_stops_all_threads_and_closes_the_first() -> None:
     closed = threading.Event()
 
