@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -236,15 +237,19 @@ def _detection(marks, scores, pose, size: np.ndarray, origin: np.ndarray) -> Fac
     )
 
 
+_STDERR = threading.Lock()  # two threads that put it aside at once would lose it
+
+
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
     """The C++ side logs to file descriptor 2 while it loads, and no setting of its own stops it."""
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+    with _STDERR:
+        sys.stderr.flush()
+        kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(sink)
