@@ -120,7 +120,8 @@ class SyntheticPerson:
         person = head.with_shape(shape)
         verts, faces = person.verts, head.faces
         normals = vertex_normals(verts, faces)
-        skin = SkinPoints(verts.numpy(), normals.numpy(), head.topology.mediapipe.on(verts, faces).numpy())
+        marks = head.topology.mediapipe.on(verts, faces)
+        skin = SkinPoints(*(value.double().numpy() for value in (verts, normals, marks)))
         front = front_map(verts, faces)
 
         points, point_normals = _scatter(head, skin, rng)

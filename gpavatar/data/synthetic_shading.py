@@ -19,6 +19,11 @@ VOLUME_CELLS = 56
 VOLUME_HALF = np.array([1.7, 1.9, 1.5])  # half the size of the box that holds the hair, units of head space
 VOLUME_CENTRE = np.array([0.0, -0.35, -0.2])
 MARCH_STEP = 0.07
+SOFTNESS_PX = 2.6  # radius of the shadow's soft edge, pixels of the shadow map
+_SPIRAL = np.arange(9)
+TAPS = SOFTNESS_PX * np.sqrt((_SPIRAL + 0.5) / 9)[:, None] * np.stack(
+    [np.cos(2.399963 * _SPIRAL), np.sin(2.399963 * _SPIRAL)], 1
+)  # fmt: skip
 SCATTER = np.array([0.30, 0.13, 0.08])  # how far light creeps round the terminator in skin, per colour
 
 
@@ -87,18 +92,18 @@ def shade(
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _lit_share(depth, rows, scale, x, y, z, slope, turn):
-    """Share of the key light that passes, over 9 taps in a disc."""
+    """Share of the key light that passes, over taps in a disc that is turned anew for every pixel."""
     size = depth.shape[0]
     u = (rows[0, 0] * x + rows[0, 1] * y + rows[0, 2] * z) * scale + size / 2
     v = (rows[1, 0] * x + rows[1, 1] * y + rows[1, 2] * z) * scale + size / 2
     d = 4.0 - (rows[2, 0] * x + rows[2, 1] * y + rows[2, 2] * z)
-    lit = 0.0
-    for tap in range(9):
-        angle, radius = 2.399963 * tap + turn, 2.6 * math.sqrt((tap + 0.5) / 9)
-        column, row = int(u + radius * math.cos(angle)), int(v + radius * math.sin(angle))
+    lit, cosine, sine = 0.0, math.cos(turn), math.sin(turn)
+    for tap in range(len(TAPS)):
+        a, b = TAPS[tap]
+        column, row = int(u + cosine * a - sine * b), int(v + sine * a + cosine * b)
         inside = 0 <= column < size and 0 <= row < size
-        if not inside or depth[row, column] > d - (0.012 + radius * slope / scale):
-            lit += 1 / 9
+        if not inside or depth[row, column] > d - (0.012 + SOFTNESS_PX * slope / scale):
+            lit += 1 / len(TAPS)
     return lit
 
 
@@ -121,7 +126,7 @@ def _shade_band(
     light, shadow_depth, shadow_rows, shadow_scale, eye, picture,
 ):  # fmt: skip
     tex_h, tex_w = texture.shape[:2]
-    texel = np.zeros(9)
+    texel, specular, diffuse = np.zeros(9), np.zeros(2), np.zeros(2)
     last_face = first_face + len(faces)
     for y in range(first_row, end_row):
         for x in range(face_ids.shape[1]):
@@ -156,8 +161,7 @@ def _shade_band(
             hair = b0 * openness[i, 1] + b1 * openness[j, 1] + b2 * openness[k, 1]
             up = nx * light[6, 0] + ny * light[6, 1] + nz * light[6, 2]
 
-            specular = np.zeros(2)
-            diffuse = np.zeros(2)
+            specular[:] = 0.0
             for lamp in range(2):
                 lx, ly, lz = light[2 * lamp]
                 n_l = nx * lx + ny * ly + nz * lz

@@ -88,7 +88,7 @@ def _polygon_distance(points, polygon):
     return distance
 
 
-def ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:
+def ramp(value: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """Smooth step from 0 at `low` to 1 at `high` (which may lie below `low`)."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
@@ -173,8 +173,8 @@ def paint_eyes(directions: np.ndarray, look: Complexion) -> tuple[np.ndarray, ..
     iris = inner + (outer - inner) * ramp(share, 0.15, 0.45)[..., None]
     iris = iris * (1 - 0.75 * ramp(share, 0.72, 1.0))[..., None]
     iris = iris * ramp(angle, PUPIL_DEG - 0.8, PUPIL_DEG + 0.8)[..., None] + 0.003
-    veins = np.clip(fractal_noise(directions, 0.16, 3, look.seed + 21), 0, 1) * ramp(angle, 34, 60)
-    sclera = np.array([0.47, 0.435, 0.41]) * (1 - ramp(angle, 40, 75) * 0.3)[..., None]
+    veins = np.clip(fractal_noise(directions, 0.16, 3, look.seed + 21), 0, 1) * ramp(angle, 34.0, 60.0)
+    sclera = np.array([0.42, 0.385, 0.36]) * (1 - ramp(angle, 40.0, 75.0) * 0.3)[..., None]
     sclera = sclera * (1 - 0.45 * ramp(directions[..., 1], 0.12, 0.42))[..., None]  # under the upper lid
     sclera = sclera * (1 - veins[..., None] * [0.05, 0.40, 0.38])
     white = ramp(angle, CORNEA_DEG - 2.2, CORNEA_DEG + 1.6)

@@ -49,15 +49,15 @@ def head_texture(
     height[here] = bumps * (1 - cover) + (cloth_bumps + 0.012) * cover
 
     for name, colour, strength, roughness in (
-        ("mouth_bag", "#8c4340", 1.2, 0.35), ("tongue", "#b5625e", 1.3, 0.38),
+        ("mouth_bag", "#8c4340", 1.2, 0.35), ("tongue", "#a95a57", 1.3, 0.38),
         ("gums_upper", "#b86a66", 1.3, 0.30), ("gums_lower", "#b86a66", 1.3, 0.30),
         ("teeth_upper", "#bdb5a4", 1.3, 0.25), ("teeth_lower", "#b5ac9a", 1.3, 0.25),
     ):  # fmt: skip
         here = part == PARTS.index(name)
         mottle = fractal_noise(points[here], 0.03, 3, look.seed + 30)
         texture[here, :3] = linear(colour) * (1 + 0.12 * mottle)[..., None]
-        if name == "mouth_bag":  # deep in the throat no light returns
-            texture[here, :3] *= ramp(points[here, 2], 0.05, 0.42)[..., None]
+        # Deeper in the mouth less light returns, from the throat none.
+        texture[here, :3] *= (0.12 + 0.88 * ramp(points[here, 2], 0.10, 0.47))[..., None]
         texture[here, 6:] = (strength, roughness, 0.6)
         height[here] = 0.0006 * mottle * (not name.startswith("teeth"))
     for eye, name in enumerate(("eye_left", "eye_right")):
