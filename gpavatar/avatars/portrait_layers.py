@@ -108,9 +108,9 @@ def split_portrait(frame: SourceFrame, colour: Float[Tensor, "3 height width"], 
     background = inpaint(frame.image, dilate((alpha > 0.03).float(), px(8)))
     return PortraitLayers(
         background,
-        back_hair=_hair_layer(frame.camera, torch.cat([0.75 * hair_colour, back_alpha]), mesh, behind=HAIR_THICKNESS),
+        back_hair=_hair_layer(frame.camera, torch.cat([0.75 * hair_colour, back_alpha]), mesh, HAIR_THICKNESS),
         body=_body_layer(frame.camera, torch.cat([body_colour, body_alpha]), mesh),
-        hair=_hair_layer(frame.camera, torch.cat([colour, hair_alpha]), mesh, behind=-HAIR_THICKNESS),
+        hair=_hair_layer(frame.camera, torch.cat([colour, hair_alpha]), mesh, -HAIR_THICKNESS),
     )
 
 
@@ -122,11 +122,14 @@ def _between(mask: Bool[Tensor, "1 height width"]) -> Float[Tensor, "1 height wi
 
 
 def _hair_layer(camera: Camera, texture: Float[Tensor, "4 height width"], mesh: FittedMesh, behind: float) -> Layer:
-    """On the skull, `behind` units from its surface; beyond its outline at the outline's depth."""
+    """On the skull `behind` units from its surface; beyond the outline at the outline's depth, a little in front.
+
+    So the layer behind the head goes on without a gap, when the head turns, into the hair that is seen.
+    """
     size = texture.shape[-1]
     outline = mesh.skull * (1 - dilate(mesh.skull, -max(1, round(size * 0.025))))
-    beyond = push_pull(mesh.depth, outline)
-    depth = blur(torch.where(mesh.skull > 0, mesh.depth, beyond), 2) + behind
+    beyond = push_pull(mesh.depth, outline) - HAIR_THICKNESS
+    depth = blur(torch.where(mesh.skull > 0, mesh.depth + behind, beyond), 2)
     uv, faces = relief_grid(texture[3:])
     verts = lift(uv, depth, camera)
     follow = 1 - smoothstep(uv[:, 1], mesh.chin_y, mesh.collar_y + 0.2)

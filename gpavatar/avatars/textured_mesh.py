@@ -24,7 +24,7 @@ from gpavatar.avatars.portrait_layers import FittedMesh, Layer, PortraitLayers, 
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera
 from gpavatar.face.open_head import JAW, PARTS, SHOULDERS, OpenHead
-from gpavatar.face.raster import interpolate, rasterize, to_screen
+from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
 from gpavatar.face.refine import flattened, landmark_offsets, triangle_areas
 from gpavatar.face.texture import HeadTexture, SkinMap, complete_eye, complete_skin
 from gpavatar.face.uv import UnprojectedTexture, sample, texel_map, unproject
@@ -35,6 +35,7 @@ from gpavatar.types import HeadParams, RenderOutput, SourceFrame, map_tensors
 TEXTURE_SIZE = 1024
 VERSION = "1"
 OVERSAMPLING = 2  # of the mesh, per axis: teeth and lids have edges within it
+JAW_SHADOW = (0.3, 0.42)  # units below the eyes between which the shadow of the jaw begins
 SKIN_LUMA = 0.5  # mean colour of the skin at which the colours below hold
 SCLERA = (0.72, 0.68, 0.66)
 MOUTH_COLOURS = {
@@ -237,9 +238,11 @@ class TexturedMesh:
         part = torch.where(texels.valid, head.face_parts[texels.face_ids], -1)
         skin = part == PARTS.index("skin")
         regions = head.topology.regions
-        marks = torch.stack([regions["scalp"].float(), regions["eyelids"].float()], -1)
-        scalp, lids = texels.on(marks, head.topology.faces) > 0.5
-        colour = complete_skin(seen, SkinMap(skin, scalp, lids))
+        downward = -vertex_normals(head.mean, head.topology.faces)[:, 1].clamp_max(0)
+        under_jaw = downward * smoothstep(-head.mean[:, 1], *JAW_SHADOW)
+        marks = torch.stack([regions["scalp"].float(), regions["eyelids"].float(), under_jaw], -1)
+        scalp, lids, under_jaw = texels.on(marks, head.topology.faces)
+        colour = complete_skin(seen, SkinMap(skin, scalp > 0.5, lids > 0.5, under_jaw[None]))
         light = colour[:, skin].mean() / SKIN_LUMA
 
         depth = texels.on(head.mean, head.topology.faces)[2]

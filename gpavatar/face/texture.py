@@ -19,6 +19,7 @@ from gpavatar.media.inpaint import push_pull
 
 SHARPNESS = 6  # higher: less ghosting between photos, harder seams
 SEEN_LOW, SEEN_HIGH = 0.2, 0.5  # a texel's best cosine: below not believed, above fully
+SHADOW = 0.45  # how much darker than skin in the light is skin under the jaw
 EYE_BINS = 48
 HAIR_TEXELS = 0.002  # share of the texels: less hair than this is no hair
 HAIRLINE_TEXELS = 16  # of 1024: half the width over which an unseen hairline fades
@@ -63,6 +64,7 @@ class SkinMap:
     skin: Bool[Tensor, "height width"]
     scalp: Bool[Tensor, "height width"]  # where hair grows, if the person has any
     lids: Bool[Tensor, "height width"]
+    under_jaw: Float[Tensor, "1 height width"]  # [0, 1], how far the skin lies in the shadow of the jaw
 
 
 def complete_skin(texture: HeadTexture, where: SkinMap) -> Float[Tensor, "3 height width"]:
@@ -70,7 +72,8 @@ def complete_skin(texture: HeadTexture, where: SkinMap) -> Float[Tensor, "3 heig
 
     The mirrored colour is brought to the light of its new place by the ratio of the two sides where both are seen,
     spread smoothly to where they are not. What neither side shows is filled from around: the scalp from hair where
-    there is any, the rest from skin; the lids, of which an open eye shows only the rim, from beyond the lids.
+    there is any, the rest from skin, darker under the jaw; the lids, of which an open eye shows only the rim, from
+    beyond the lids.
     """
     seen = texture.seen * where.skin
     swapped, swapped_seen = texture.colour.flip(-1), seen.flip(-1) * where.skin
@@ -86,7 +89,9 @@ def complete_skin(texture: HeadTexture, where: SkinMap) -> Float[Tensor, "3 heig
     texel = known.shape[-1] / 1024
     sure = erode(known, round(RIM_TEXELS * texel))
     bare = sure * ~where.lids * (skin > 0.9)
-    behind = push_pull(colour, bare if bare.any() else sure)
+    bare = bare if bare.any() else sure
+    daylight = 1 - SHADOW * where.under_jaw
+    behind = (push_pull(colour / daylight, bare) * daylight).clamp(0, 1)
     grown = sure * (hair > 0.9)
     if grown.mean() > HAIR_TEXELS:
         soft = round(HAIRLINE_TEXELS * texel)
