@@ -274,6 +274,8 @@ def _screen(view: Float[Tensor, "vert 3"], camera: Camera, size_px: int) -> Floa
 def _draw(
     layer: Layer, screen: Float[Tensor, "vert 3"], size_px: int
 ) -> tuple[Float[Tensor, "4 h w"], Float[Tensor, "1 h w"]]:
-    """A layer's colour and alpha, and its depth (0 where it is not)."""
+    """A layer's colour and alpha, and its depth (0 where it is not). A bald head has layers without a triangle."""
+    if not len(layer.faces):
+        return screen.new_zeros(4, size_px, size_px), screen.new_zeros(1, size_px, size_px)
     fragments = rasterize(screen, layer.faces, size_px, size_px)
     return sample(layer.texture, fragments, layer.uv, layer.faces), fragments.depth[None]
