@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ CLIP_S = 60.0  # of a clip are looked at
 CANDIDATES = 32  # frames of them are tracked
 VIEWS_PER_CLIP = 8
 ALIKE_DEG = 4.0  # views closer than this show nothing new
+EYES = ((159, 145, 33, 133), (386, 374, 263, 362))  # MediaPipe's upper lid, lower lid, outer and inner corner
 FRONTAL = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # head -> camera for a face that looks into the camera
 
 
@@ -40,7 +41,7 @@ class View:
 def source_frames(paths: Sequence[str | Path], tracker: Tracker, size_px: int = SOURCE_PX) -> list[SourceFrame]:
     """Every photo, and up to eight views of every clip, as source frames, fitted under one shape.
 
-    The views of a clip are sharp and as different in yaw and pitch as they come; the most frontal stands first.
+    The views of a clip are sharp, with open eyes, and as different in yaw and pitch as they come; the most frontal stands first.
     Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
     views = [view for path in paths for view in _views(Path(path), tracker)]
@@ -59,22 +60,45 @@ def source_frame(image_u8: UInt8[np.ndarray, "height width 3"], tracked: Tracked
     return SourceFrame(image, person.alpha, person.hair, person.face, person.body, tracked.params, camera, landmarks_px)
 
 
-def choose_views(
-    yaw_pitch_deg: Float[Tensor, "view 2"], sharpness: Float[Tensor, " view"], count: int = VIEWS_PER_CLIP
-) -> list[int]:
+@dataclass(frozen=True)
+class ViewQuality:
+    """What decides which frames of a clip are taken."""
+
+    yaw_pitch_deg: Float[Tensor, "*view 2"]
+    sharpness: Float[Tensor, "*view"]
+    eye_opening: Float[Tensor, "*view"]
+
+    @staticmethod
+    def of(image_u8: UInt8[np.ndarray, "height width 3"], tracked: TrackedFrame) -> ViewQuality:
+        """Measured in one frame."""
+        angles, landmarks_px = torch.tensor(yaw_pitch_deg(tracked.camera)), tracked.landmarks_px
+        return ViewQuality(angles, torch.tensor(sharpness(image_u8, landmarks_px)), eye_opening(landmarks_px))
+
+
+def choose_views(views: ViewQuality, count: int = VIEWS_PER_CLIP) -> list[int]:
     """Indices of up to `count` views: the most frontal first, then always the one farthest from those chosen.
 
-    Only views at least half as sharp as the median are taken, and none within 4° of one already chosen.
+    Only views are taken that are at least half as sharp as the median, with eyes at least 3/4 as open, and none within
+    4° of one already chosen.
     """
-    sharp = sharpness >= sharpness.median() / 2
-    chosen = [int(torch.where(sharp, yaw_pitch_deg.norm(dim=-1), torch.inf).argmin())]
+    sharp = views.sharpness >= views.sharpness.median() / 2
+    awake = views.eye_opening >= views.eye_opening.median() * 0.75
+    usable = sharp & awake if (sharp & awake).any() else sharp
+    angles = views.yaw_pitch_deg
+    chosen = [int(torch.where(usable, angles.norm(dim=-1), torch.inf).argmin())]
     while len(chosen) < count:
-        nearest = torch.cdist(yaw_pitch_deg, yaw_pitch_deg[chosen]).amin(-1)
-        best = int(torch.where(sharp, nearest, -torch.inf).argmax())
+        nearest = torch.cdist(angles, angles[chosen]).amin(-1)
+        best = int(torch.where(usable, nearest, -torch.inf).argmax())
         if nearest[best] < ALIKE_DEG:
             break
         chosen.append(best)
     return chosen
+
+
+def eye_opening(landmarks_px: Float[Tensor, "478 2"]) -> Float[Tensor, ""]:
+    """Distance of the lids over the distance of the eye's corners, the mean of both eyes."""
+    upper, lower, outer, inner = landmarks_px[torch.tensor(EYES).T]
+    return ((upper - lower).norm(dim=-1) / (outer - inner).norm(dim=-1)).mean()
 
 
 def yaw_pitch_deg(camera: Camera) -> tuple[float, float]:
@@ -95,7 +119,7 @@ def _views(path: Path, tracker: Tracker) -> list[View]:
     if reader.info.num_frames_estimate == 1:
         return [View(str(path), frame.image_u8) for frame in open_frames(path, max_side_px=MAX_SIDE_PX)]
     stride = math.ceil(reader.info.num_frames_estimate / CANDIDATES)
-    views, angles, sharpnesses = [], [], []
+    views, qualities = [], []
     for frame in reader:
         if frame.index % stride:
             continue
@@ -105,8 +129,9 @@ def _views(path: Path, tracker: Tracker) -> list[View]:
         except InputError:  # no face in this one
             continue
         views.append(View(name, frame.image_u8))
-        angles.append(yaw_pitch_deg(tracked.camera))
-        sharpnesses.append(sharpness(frame.image_u8, tracked.landmarks_px))
+        qualities.append(ViewQuality.of(frame.image_u8, tracked))
     if not views:
         raise InputError(f"{path}: no face found in any frame; give a clip that shows the person's face")
-    return [views[index] for index in choose_views(torch.tensor(angles), torch.tensor(sharpnesses))]
+    names = [field.name for field in fields(ViewQuality)]
+    quality = ViewQuality(*(torch.stack([getattr(one, name) for one in qualities]) for name in names))
+    return [views[index] for index in choose_views(quality)]

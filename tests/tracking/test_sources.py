@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
-from gpavatar.tracking.sources import ALIKE_DEG, FRONTAL, VIEWS_PER_CLIP, choose_views, sharpness, yaw_pitch_deg
+from gpavatar.tracking.sources import (
+    ALIKE_DEG,
+    FRONTAL,
+    VIEWS_PER_CLIP,
+    ViewQuality,
+    choose_views,
+    eye_opening,
+    sharpness,
+    yaw_pitch_deg,
+)
 
 
 def turned(pitch_deg: float, yaw_deg: float) -> Camera:
@@ -24,7 +33,7 @@ def test_yaw_and_pitch_are_those_of_the_head() -> None:
 
 def test_the_most_frontal_view_is_first_and_the_others_are_spread(generator: torch.Generator) -> None:
     angles = torch.rand(40, 2, generator=generator) * 60 - 30
-    chosen = choose_views(angles, torch.ones(40))
+    chosen = choose_views(ViewQuality(angles, torch.ones(40), torch.ones(40)))
     assert len(chosen) == len(set(chosen)) == VIEWS_PER_CLIP
     assert chosen[0] == int(angles.norm(dim=-1).argmin())
     picked = angles[chosen]
@@ -35,12 +44,26 @@ def test_the_most_frontal_view_is_first_and_the_others_are_spread(generator: tor
 
 def test_a_still_head_gives_one_view() -> None:
     angles = torch.tensor([[5.0, 1.0]]) + torch.linspace(0, ALIKE_DEG * 0.9, 20)[:, None] * torch.tensor([1.0, 0.0])
-    assert choose_views(angles, torch.ones(20)) == [0]
+    assert choose_views(ViewQuality(angles, torch.ones(20), torch.ones(20))) == [0]
 
 
 def test_a_blurred_view_is_left_out_even_if_it_is_the_most_frontal() -> None:
     angles = torch.tensor([[0.0, 0.0], [10.0, 0.0], [-20.0, 0.0], [30.0, 0.0]])
-    assert choose_views(angles, torch.tensor([0.1, 1.0, 1.0, 1.0])) == [1, 2, 3]
+    assert choose_views(ViewQuality(angles, torch.tensor([0.1, 1.0, 1.0, 1.0]), torch.ones(4))) == [1, 2, 3]
+
+
+def test_a_view_with_closed_eyes_is_left_out_unless_they_all_are() -> None:
+    angles = torch.tensor([[0.0, 0.0], [10.0, 0.0], [-20.0, 0.0], [30.0, 0.0]])
+    assert choose_views(ViewQuality(angles, torch.ones(4), torch.tensor([0.1, 0.3, 0.3, 0.3]))) == [1, 2, 3]
+    asleep = ViewQuality(angles, torch.ones(4), torch.full((4,), 0.02))
+    assert choose_views(asleep)[0] == 0
+
+
+def test_eye_opening_is_the_lids_distance_over_the_corners() -> None:
+    landmarks = torch.zeros(478, 2)
+    for lid, corner in ((159, 33), (386, 263)):
+        landmarks[lid], landmarks[corner] = torch.tensor([0.0, -3.0]), torch.tensor([10.0, 0.0])
+    assert float(eye_opening(landmarks)) == pytest.approx(0.3)
 
 
 def test_sharpness_falls_with_blur_and_does_not_depend_on_the_size(generator: torch.Generator) -> None:
