@@ -41,8 +41,8 @@ class View:
 def source_frames(paths: Sequence[str | Path], tracker: Tracker, size_px: int = SOURCE_PX) -> list[SourceFrame]:
     """Every photo, and up to eight views of every clip, as source frames, fitted under one shape.
 
-    The views of a clip are sharp, with open eyes, and as different in yaw and pitch as they come; the most frontal stands first.
-    Raises InputError, naming the file, for one that cannot be read or shows no face.
+    The views of a clip are sharp, with open eyes, and as different in yaw and pitch as they come; the most frontal
+    stands first. Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
     views = [view for path in paths for view in _views(Path(path), tracker)]
     tracked = tracker.track_images([view.image_u8 for view in views], [view.name for view in views])
