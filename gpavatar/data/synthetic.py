@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.data.synthetic_fuzz import lashes
@@ -173,7 +172,9 @@ class _Drawing:
 
 
 def _shrink(values: np.ndarray, supersample: int) -> Float[Tensor, "channel height width"]:
-    return functional.avg_pool2d(torch.from_numpy(values).permute(2, 0, 1), supersample)
+    height, width, channels = values.shape
+    blocks = values.reshape(height // supersample, supersample, width // supersample, supersample, channels)
+    return torch.from_numpy(np.ascontiguousarray(blocks.mean((1, 3)).transpose(2, 0, 1)))
 
 
 def synthetic_clip(

@@ -8,6 +8,7 @@ where the tests put a shape check around every function.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
     """Call `kernel(first, end)` on bands of rows that together cover [0, rows), on all cores."""
     bands = max(1, min(torch.get_num_threads(), MAX_THREADS, rows // 16))
     limits = [rows * band // bands for band in range(bands + 1)]
-    waiting = [_pool(os.getpid()).submit(kernel, a, b) for a, b in zip(limits[1:], limits[2:], strict=False)]
+    waiting = [_pool(os.getpid()).submit(kernel, a, b) for a, b in itertools.pairwise(limits[1:])]
     kernel(limits[0], limits[1])
     for future in waiting:
         future.result()
