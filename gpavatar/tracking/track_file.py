@@ -103,16 +103,16 @@ def load_track(path: str | Path, head: MorphableHead | None = None) -> Track:
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], object]:
     try:
+        if path.exists() and not zipfile.is_zipfile(path):
+            raise InputError(f"{path}: damaged or not a track; make one with python -m gpavatar.track")
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: not a track; make one with python -m gpavatar.track")
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(str(arrays.pop("meta", "null")))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give a track made with python -m gpavatar.track") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); track the clip again") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError) as error:
         raise InputError(f"{path}: damaged or not a track; track the clip again") from error
 
 
