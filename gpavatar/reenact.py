@@ -134,8 +134,8 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     turntable = clip.num_frames == 1 and options.pose == "orbit"
     output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1 and not turntable)
     check_output(output, options)
-    ahead = prefetch(clip, AHEAD_WITH_PICTURES if options.compare else AHEAD)  # while the avatar is made
-    with closing(ahead), _progress() as progress:
+    depth = AHEAD_WITH_PICTURES if options.compare else AHEAD
+    with _one_core_left(), closing(prefetch(clip, depth)) as ahead, _progress() as progress:
         task = progress.add_task("looking at the source", total=None)
         avatar = _avatar(sources, options, watch)
         if options.save_avatar:
@@ -143,7 +143,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         frames = held(next(ahead)) if turntable else ahead
         num_frames = TURNTABLE_FRAMES if turntable else clip.num_frames
         progress.update(task, description=f"driving {avatar.model.name}", total=num_frames)
-        with _one_core_left(), closing(prefetch(_compose(avatar, frames, options, watch))) as pictures:
+        with closing(prefetch(_compose(avatar, frames, options, watch))) as pictures:
             written, num_frames, num_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
     ended_s = time.perf_counter()
     sidecar = Sidecar(
@@ -315,8 +315,10 @@ def _one_core_left() -> Iterator[None]:
     """Tensor kernels leave a core to tracking and encoding: waiting for a taken core costs more than it gives."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(max(1, num_threads - 1))
-    yield
-    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _progress() -> Progress:
