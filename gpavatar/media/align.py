@@ -46,14 +46,14 @@ class CropBox:
 
         What a photo does not show must be made up; a slightly tighter picture is better.
         """
-        side_px = max(min(self.side_px, width_px, height_px), least * self.side_px)
+        side_px = max(min(self.side_px, float(width_px), float(height_px)), least * self.side_px)
         inset_px = (self.side_px - side_px) / 2
 
         def moved(start_px: float, room_px: float) -> float:
             spare_px = room_px - side_px
             return min(max(start_px, 0.0), spare_px) if spare_px >= 0 else spare_px / 2
 
-        x_px, y_px = moved(self.x_px + inset_px, width_px), moved(self.y_px + inset_px, height_px)
+        x_px, y_px = moved(self.x_px + inset_px, float(width_px)), moved(self.y_px + inset_px, float(height_px))
         return CropBox(x_px, y_px, side_px)
 
     def to_crop_px(self, points_px: Float[Tensor, "*batch 2"], size_px: int) -> Float[Tensor, "*batch 2"]:
