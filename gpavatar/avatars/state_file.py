@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import torch
-from jaxtyping import TypeCheckError
+from jaxtyping import jaxtyped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -70,7 +70,7 @@ def load_state(kind: type[State], path: str | Path, expected: dict[str, str]) ->
         raise InputError(f"{path}: field {bad[0]} holds values that are not finite; make the avatar again")
     try:
         return _build(kind, tensors, "")
-    except (KeyError, TypeCheckError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: field {error} is missing or of the wrong kind; make the avatar again") from error
 
 
@@ -83,12 +83,23 @@ def _flatten(value: Any, prefix: str) -> list[tuple[str, Tensor]]:
 
 
 def _build(kind: type[State], tensors: dict[str, Tensor], prefix: str) -> State:
+    """Each dataclass is one context: an axis that two of its fields name must have one length."""
+    with jaxtyped("context"):
+        return _checked(kind, tensors, prefix)
+
+
+def _checked(kind: type[State], tensors: dict[str, Tensor], prefix: str) -> State:
     hints = get_type_hints(kind)
     values = {}
     for field in dataclasses.fields(kind):
         name = prefix + field.name
         inner = hints[field.name]
-        values[field.name] = _build(inner, tensors, name + ".") if dataclasses.is_dataclass(inner) else tensors[name]
+        if dataclasses.is_dataclass(inner):
+            values[field.name] = _build(inner, tensors, name + ".")
+        elif isinstance(tensors[name], inner):
+            values[field.name] = tensors[name]
+        else:
+            raise TypeError(name)
     return kind(**values)
 
 

@@ -25,9 +25,9 @@ class SurfacePoints:
     bary: Float[Tensor, "point 3"]  # sums to 1
 
     def on(
-        self, verts: Float[Tensor, "*batch vert 3"], faces: Int[Tensor, "face 3"]
-    ) -> Float[Tensor, "*batch point 3"]:
-        """Positions of the points on a mesh with these vertices."""
+        self, verts: Float[Tensor, "*batch vert axis"], faces: Int[Tensor, "face 3"]
+    ) -> Float[Tensor, "*batch point axis"]:
+        """Positions of the points on a mesh with these vertices, in space or in an atlas."""
         corners = verts[..., faces[self.face_ids], :]
         return (corners * self.bary[..., None]).sum(-2)
 
