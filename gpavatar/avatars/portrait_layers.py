@@ -84,7 +84,7 @@ def split_portrait(frame: SourceFrame, colour: Float[Tensor, "3 height width"], 
     at = (torch.arange(size, device=alpha.device) + 0.5) / size
     rows = at[None, :, None]
 
-    def px(radius: float) -> int:
+    def px(radius: int | float) -> int:
         return max(1, round(radius * unit))
 
     hair = frame.hair * (1 - mesh.mobile)
