@@ -146,7 +146,7 @@ class _Drawing:
         colours = (brightness[:, None] * self.person.looks.complexion.hair_colour).astype(np.float32)
         shaded = shade_strands(
             points, colours, ones if lit is None else lit, ones if sky is None else sky.astype(np.float32),
-            self.light, self.eye, 0.3 if lit is None else 0.9,
+            self.light, self.eye, 0.1 if lit is None else 0.9,
         )  # fmt: skip
         screen = to_screen(torch.from_numpy(points.reshape(-1, 3)), self.camera, self.size, self.size)
         screen = screen.numpy().reshape(points.shape)

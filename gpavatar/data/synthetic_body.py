@@ -35,6 +35,8 @@ class Clothes:
         """Any garment."""
         colours = [linear(str(rng.choice(CLOTHS))) * rng.uniform(0.8, 1.15) for _ in range(2)]
         pattern = str(rng.choice(["plain", "plain", "plain", "stripes", "stripes", "mottled"]))
+        if pattern == "mottled":
+            colours[1] = 0.6 * colours[0] + 0.4 * colours[1]
         return Clothes(*colours, pattern, rng.uniform(0.01, 0.12), bool(rng.random() < 0.4), int(rng.integers(1 << 30)))
 
     def covers(self, points: np.ndarray, chin_y: float) -> np.ndarray:

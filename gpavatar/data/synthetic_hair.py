@@ -46,7 +46,7 @@ STYLES = {
     "buzz": HairStyle(0.035, 42000, 0.0026, "crown", 0.7, 0.0, 0.0, 0.15, 0.0, fade=0.5),
     "short": HairStyle(0.16, 30000, 0.0030, "crown", 0.35, 0.25, 0.0, 0.10, 0.45, fade=0.3),
     "back": HairStyle(0.30, 30000, 0.0030, "back", 0.28, 0.15, 0.0, 0.05, 0.4, fade=0.45),
-    "side": HairStyle(0.34, 30000, 0.0030, "part", 0.30, 0.45, 0.0, 0.05, 0.45, part=0.18, fade=0.4),
+    "side": HairStyle(0.34, 30000, 0.0030, "part", 0.22, 1.0, 0.0, 0.05, 0.45, part=0.18, fade=0.35),
     "bob": HairStyle(0.80, 26000, 0.0034, "part", 0.16, 1.2, 0.0, 0.04, 0.5, part=-0.12, fade=0.95),
     "long": HairStyle(1.60, 26000, 0.0036, "part", 0.14, 1.5, 0.0, 0.04, 0.55, part=0.05, fade=0.95),
     "wavy": HairStyle(1.25, 26000, 0.0036, "part", 0.18, 1.2, 0.035, 0.08, 0.7, part=-0.15, fade=0.95),
@@ -146,7 +146,7 @@ def grow(
     flow = _flow(style, scalp, roots, normals)
     layer = rng.random(style.strands)
     # Without bangs hair is combed to the side first, and falls from there.
-    combed = np.clip(normals[:, 2] * 4.0, 0, 1) * (style.flow == "part" and not style.bangs)
+    combed = np.clip((roots[:, 2] - scalp.centre[2] + 0.2) * 4.0, 0, 1) * (style.flow == "part" and not style.bangs)
     settings = np.array([style.lift, style.gravity, style.frizz, scalp.brow_y, scalp.chin_y])
     guides = np.empty((GUIDES, POINTS, 3))
     _grow_guides(
@@ -180,7 +180,7 @@ def _flow(style: HairStyle, scalp: Scalp, roots: np.ndarray, normals: np.ndarray
         swirl = np.cross(normals, roots - crown)
         flow = (roots - crown) / np.linalg.norm(roots - crown, axis=1, keepdims=True).clip(0.05) + 0.5 * swirl
     wander = np.stack([fractal_noise(roots, 0.35, 2, seed) for seed in (40, 41, 42)], -1)
-    flow = flow / np.linalg.norm(flow, axis=1, keepdims=True) + 0.45 * wander
+    flow = flow / np.linalg.norm(flow, axis=1, keepdims=True) + (0.2 if style.flow == "part" else 0.45) * wander
     flow = flow - (flow * normals).sum(-1, keepdims=True) * normals
     return flow / np.linalg.norm(flow, axis=1, keepdims=True).clip(1e-6)
 
