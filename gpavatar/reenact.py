@@ -281,10 +281,10 @@ def _square(
     image_u8: UInt8[np.ndarray, "height width 3"], box: CropBox | None, size_px: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     """The driver's picture cut like the source, but not beyond its edges; its middle as long as no face was seen."""
-    height, width = image_u8.shape[:2]
+    height, width = map(float, image_u8.shape[:2])
     side = min(width, height) if box is None else min(box.side_px, width, height)
     x, y = (width / 2, height / 2) if box is None else (box.x_px + box.side_px / 2, box.y_px + box.side_px / 2)
-    left, top = (min(max(at - side / 2, 0), end - side) for at, end in ((x, width), (y, height)))
+    left, top = (min(max(at - side / 2, 0.0), end - side) for at, end in ((x, width), (y, height)))
     return resample_u8(image_u8, left, top, left + side, top + side, size_px, size_px)
 
 
