@@ -29,7 +29,7 @@ from scipy.stats import t as student
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from gpavatar.avatars.textured_mesh import TexturedMesh, TexturedMeshState
+from gpavatar.avatars.textured_mesh import TEXTURE_SIZE, TexturedMesh, TexturedMeshState
 from gpavatar.camera import Camera, axis_angle_to_matrix, invert_rigid
 from gpavatar.config import run_program
 from gpavatar.data.synthetic import SyntheticFrame, SyntheticPerson, render
@@ -156,7 +156,8 @@ def _score_person(index: int, tracked: bool, pictures: Path | None) -> tuple[lis
             held_out = zip(targets[group], fits[len(SOURCES) :], strict=True)
             views = [(name, frame, fit.params, fit.camera) for (name, frame), fit in held_out]
             scores += _compare(avatar, sources, views, (index, "tracked", group), pictures)
-    return scores, list(_holes(avatar.head, person.params(), camera, index))
+    holes = [Holes(index, yaw, *hole_shares(avatar.head, person.params(), camera, yaw)) for yaw in HOLE_YAWS]
+    return scores, holes
 
 
 def posed(
@@ -259,23 +260,20 @@ def _measured(image: Tensor, truth: Tensor, regions: list[Tensor]) -> tuple[tupl
     return psnr, tuple(round(float((similar * w).sum() / w.sum()), 5) for w in regions)
 
 
-def _holes(head: OpenHead, params: HeadParams, camera: Camera, index: int) -> Iterable[Holes]:
-    """The neutral mesh of the person at every yaw: pixels inside its outline that miss surface or colour."""
+def hole_shares(head: OpenHead, params: HeadParams, camera: Camera, yaw_deg: float) -> tuple[float, float]:
+    """Of the pixels inside the mesh's outline the shares without surface, and with surface but without a colour."""
     topology = head.topology
     drawn = head.face_parts != PARTS.index("lashes")
-    texels = texel_map(topology, 1024)
+    texels = texel_map(topology, TEXTURE_SIZE)
     given = dilate(texels.valid[None].float(), texels.valid, 4)
-    verts = head.verts(params)
-    for yaw in HOLE_YAWS:
-        turn = torch.eye(4)
-        turn[:3, :3] = axis_angle_to_matrix(torch.tensor([0.0, float(yaw), 0.0]).deg2rad())
-        screen = to_screen(verts, Camera(turn @ camera.c2w, camera.intrinsics), SIZE_PX, SIZE_PX)
-        seen = rasterize(screen, topology.faces[drawn], SIZE_PX, SIZE_PX)
-        outline = torch.from_numpy(binary_fill_holes(seen.covered.numpy()))
-        colour = sample(given, seen, topology.uv, topology.uv_faces[drawn])[0]
-        uncoloured = seen.covered & (colour < 0.999)
-        count = float(outline.sum())
-        yield Holes(index, yaw, float((outline & ~seen.covered).sum()) / count, float(uncoloured.sum()) / count)
+    turn = torch.eye(4)
+    turn[:3, :3] = axis_angle_to_matrix(torch.tensor([0.0, yaw_deg, 0.0]).deg2rad())
+    view = Camera(turn @ camera.c2w, camera.intrinsics)
+    seen = rasterize(to_screen(head.verts(params), view, SIZE_PX, SIZE_PX), topology.faces[drawn], SIZE_PX, SIZE_PX)
+    outline = torch.from_numpy(binary_fill_holes(seen.covered.numpy()))
+    colour = sample(given, seen, topology.uv, topology.uv_faces[drawn])[0]
+    count = float(outline.sum())
+    return float((outline & ~seen.covered).sum()) / count, float((seen.covered & (colour < 0.999)).sum()) / count
 
 
 def _reduced(scores: list[Score]) -> list[dict]:

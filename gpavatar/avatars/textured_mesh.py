@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpavatar.avatars.base import Reference
@@ -30,7 +30,7 @@ from gpavatar.face.texture import HeadTexture, SkinMap, complete_eye, complete_s
 from gpavatar.face.uv import UnprojectedTexture, sample, texel_map, unproject
 from gpavatar.face.uv import dilate as dilate_texture
 from gpavatar.media.alpha import foreground
-from gpavatar.types import HeadParams, RenderOutput, SourceFrame, map_tensors
+from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
 TEXTURE_SIZE = 1024
 VERSION = "1"
@@ -129,7 +129,12 @@ class TexturedMesh:
 
     def load(self, path: str | Path) -> TexturedMeshState:
         """Read what `save` wrote; InputError where it is not of this method, version and head."""
-        return map_tensors(load_state(TexturedMeshState, path, self._identity()), lambda t: t.to(self.device))
+        state = load_state(TexturedMeshState, path, self._identity())
+        for layer in (state.layers.back_hair, state.layers.body, state.layers.hair):
+            # The rasteriser's kernels do not check: an index from a stranger's file must not read foreign memory.
+            if not (_within(layer.faces, len(layer.verts)) and _within(layer.anchor, len(self.head.mean))):
+                raise InputError(f"{path}: an index points at no vertex; make the avatar again")
+        return map_tensors(state, lambda t: t.to(self.device))
 
     @property
     def sha256(self) -> str:
@@ -263,6 +268,10 @@ class TexturedMesh:
             colour = torch.where(own, torch.tensor(SCLERA)[:, None, None] * light, colour)
             colour = complete_eye(colour.lerp(seen.colour, seen.seen * own), seen.seen * own, angle)
         return dilate_texture(colour.clamp(0, 1), texels.valid, 4)
+
+
+def _within(index: Int[Tensor, "..."], count: int) -> bool:
+    return bool(((index >= 0) & (index < count)).all())
 
 
 def _screen(view: Float[Tensor, "vert 3"], camera: Camera, size_px: int) -> Float[Tensor, "vert 3"]:

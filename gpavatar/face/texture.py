@@ -79,7 +79,7 @@ def complete_skin(texture: HeadTexture, where: SkinMap) -> Float[Tensor, "3 heig
     swapped, swapped_seen = texture.colour.flip(-1), seen.flip(-1) * where.skin
     both = torch.minimum(seen, swapped_seen)
     light, swapped_light = (c.mean(0, keepdim=True).clamp_min(0.02) for c in (texture.colour, swapped))
-    gain = push_pull((light / swapped_light).clamp(0.5, 2), (both > 0.5).float()).clamp(0.7, 1.4)
+    gain = push_pull((light / swapped_light).clamp(0.5, 2).log(), (both > 0.5).float()).exp().clamp(0.7, 1.4)
     known = seen + (1 - seen) * swapped_seen
     share = torch.cat([texture.colour, texture.labels]) * seen
     share = share + (1 - seen) * swapped_seen * torch.cat([swapped * gain, texture.labels.flip(-1)])
