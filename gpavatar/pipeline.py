@@ -148,11 +148,11 @@ class DrivingClip:
             for frame in self._watch.each("decode", reader):
                 if self._pictures:
                     pictures.append(frame.image_u8)
-                with self._watch("detect"):  # what the tracker does with it before it asks for the next
+                with self._watch("track"):  # what the tracker does with it before it asks for the next
                     yield frame
 
         tracker = Tracker(default_head(), config)
-        for tracked in self._watch.each("fit", tracker.stream(read(), str(self.path))):
+        for tracked in self._watch.each("track", tracker.stream(read(), str(self.path))):
             yield DrivingFrame(tracked, pictures.popleft() if self._pictures else None)
 
 
