@@ -68,9 +68,11 @@ def test_closing_the_last_stage_stops_all_threads_and_closes_the_first() -> None
             closed.set()
 
     before = threading.active_count()
-    stream = prefetch(prefetch(endless()))
-    next(stream)
-    stream.close()
+    first = endless()
+    middle = prefetch(first)
+    last = prefetch(middle)
+    next(last)
+    last.close()
     assert closed.is_set() and threading.active_count() == before
 
 
