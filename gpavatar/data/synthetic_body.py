@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch.nn import functional
 
 from gpavatar.data.synthetic_noise import fractal_noise
@@ -39,7 +40,7 @@ class Clothes:
             colours[1] = 0.6 * colours[0] + 0.4 * colours[1]
         return Clothes(*colours, pattern, rng.uniform(0.01, 0.12), bool(rng.random() < 0.4), int(rng.integers(1 << 30)))
 
-    def covers(self, points: np.ndarray, chin_y: float) -> np.ndarray:
+    def covers(self, points: Float[np.ndarray, "*place 3"], chin_y: float) -> Float[np.ndarray, "*place"]:
         """[0, 1] where the garment lies on the skin of the neutral bust."""
         azimuth = np.abs(np.arctan2(points[..., 0], points[..., 2] + 0.13)) / np.pi
         line = chin_y - 0.27 + 0.19 * ramp(azimuth, 0.1, 0.75)
@@ -48,8 +49,10 @@ class Clothes:
         line = line - self.depth * (1.5 if self.pointed else 1.0) * cut * (points[..., 2] > -0.1)
         return ramp(points[..., 1], line + 0.008, line - 0.008)
 
-    def paint(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Albedo (..., 3) and height of the cloth at points of the resting body."""
+    def paint(
+        self, points: Float[np.ndarray, "*place 3"]
+    ) -> tuple[Float[np.ndarray, "*place 3"], Float[np.ndarray, "*place"]]:
+        """Albedo and height of the cloth at points of the resting body."""
         folds = fractal_noise(points * [1.0, 0.6, 1.0], 0.5, 3, self.seed)
         weave = fractal_noise(points, 0.012, 2, self.seed + 1)
         share = np.zeros(points.shape[:-1])
@@ -71,7 +74,7 @@ class Torso:
     uv_faces: np.ndarray
 
 
-def build_torso(verts: np.ndarray, collar: np.ndarray) -> Torso:
+def build_torso(verts: Float[np.ndarray, "vert 3"], collar: Int[np.ndarray, " loop"]) -> Torso:
     """Sweep the collar loop of a neutral head outwards over the shoulders and down."""
     collar = np.roll(collar, -int((verts[collar, 2] + np.abs(verts[collar, 0])).argmin()))  # the seam is at the back
     loop = verts[collar]
@@ -146,8 +149,8 @@ class Background:
         kind = str(rng.choice(["plain", "gradient", "shapes", "clouds"]))
         return Background(kind, colours, int(rng.integers(1 << 30)))
 
-    def draw(self, size: int) -> np.ndarray:
-        """(size, size, 3) linear RGB."""
+    def draw(self, size: int) -> Float[np.ndarray, "{size} {size} 3"]:
+        """The picture, linear RGB."""
         rng = np.random.default_rng(self.seed)
         v, u = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size, indexing="ij")
         first, second = self.colours[0], self.colours[1]

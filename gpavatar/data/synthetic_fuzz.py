@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from gpavatar.data.synthetic_skin import BROWS, SkinPoints, beard_area
 from gpavatar.face.morphable import SurfacePoints
@@ -27,23 +29,35 @@ class Fuzz:
     offsets: np.ndarray  # (hair, POINTS, 3)
     width: np.ndarray  # (hair,)
 
-    def strands(self, verts: torch.Tensor, faces: torch.Tensor) -> np.ndarray:
-        """Hairs on a moved mesh, (hair, POINTS, 3)."""
+    def strands(
+        self, verts: Float[Tensor, "vert 3"], faces: Int[Tensor, "face 3"]
+    ) -> Float[np.ndarray, "hair point 3"]:
+        """Hairs on a moved mesh."""
         return self.roots.on(verts, faces).numpy()[:, None] + self.offsets
 
 
-def front_map(verts: torch.Tensor, faces: torch.Tensor, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Parallel view of the neutral head from the front, x and y in [−0.6, 0.6] -> face id and barycentrics."""
+@dataclass(frozen=True)
+class FrontMap:
+    """The neutral head seen from the front without perspective, x and y in [−0.6, 0.6]."""
+
+    face_ids: Int[np.ndarray, "height width"]
+    bary: Float[np.ndarray, "height width 3"]
+
+
+def front_map(verts: Float[Tensor, "vert 3"], faces: Int[Tensor, "face 3"], size: int = 1024) -> FrontMap:
+    """Look at the neutral head from the front."""
     screen = torch.stack([(verts[:, 0] + 0.6) / 1.2 * size, (0.6 - verts[:, 1]) / 1.2 * size, 4 - verts[:, 2]], -1)
     seen = rasterize(screen, faces, size, size)
-    return seen.face_ids.numpy(), seen.bary.numpy()
+    return FrontMap(seen.face_ids.numpy(), seen.bary.numpy())
 
 
-def _plant(xy: np.ndarray, front: tuple[np.ndarray, np.ndarray]) -> SurfacePoints:
-    size = len(front[0])
+def _plant(xy: np.ndarray, front: FrontMap) -> SurfacePoints:
+    size = len(front.face_ids)
     column = np.clip(((xy[:, 0] + 0.6) / 1.2 * size).astype(int), 0, size - 1)
     row = np.clip(((0.6 - xy[:, 1]) / 1.2 * size).astype(int), 0, size - 1)
-    return SurfacePoints(torch.from_numpy(front[0][row, column].clip(0)), torch.from_numpy(front[1][row, column]))
+    return SurfacePoints(
+        torch.from_numpy(front.face_ids[row, column].clip(0)), torch.from_numpy(front.bary[row, column])
+    )
 
 
 def _bend(direction: np.ndarray, normal: np.ndarray, length: np.ndarray, lift: float) -> np.ndarray:
@@ -56,7 +70,7 @@ def _bend(direction: np.ndarray, normal: np.ndarray, length: np.ndarray, lift: f
 
 
 def grow_brows(
-    skin: SkinPoints, normals: torch.Tensor, faces: torch.Tensor, front: tuple[np.ndarray, np.ndarray],
+    skin: SkinPoints, normals: Float[Tensor, "vert 3"], faces: Int[Tensor, "face 3"], front: FrontMap,
     thickness: float, rng: np.random.Generator,
 ) -> Fuzz:  # fmt: skip
     """Two brows inside MediaPipe's outlines: hair that rises near the nose and lies along the bone further out."""
@@ -84,7 +98,7 @@ def grow_brows(
 
 
 def grow_beard(
-    skin: SkinPoints, normals: torch.Tensor, faces: torch.Tensor, front: tuple[np.ndarray, np.ndarray],
+    skin: SkinPoints, normals: Float[Tensor, "vert 3"], faces: Int[Tensor, "face 3"], front: FrontMap,
     length: float, rng: np.random.Generator,
 ) -> Fuzz:  # fmt: skip
     """A beard of up to a few centimetres, growing down and outwards."""
@@ -102,8 +116,10 @@ def grow_beard(
     return Fuzz(planted, _bend(direction, normal, size, 0.22), rng.uniform(0.0010, 0.0018, len(normal)))
 
 
-def lashes(landmarks: np.ndarray, eye_centres: np.ndarray, length: float, seed: int) -> np.ndarray:
-    """Lashes on moved landmarks, (hair, POINTS, 3): away from the eyeball, the upper ones curved upwards."""
+def lashes(
+    landmarks: Float[np.ndarray, "478 3"], eye_centres: Float[np.ndarray, "2 3"], length: float, seed: int
+) -> Float[np.ndarray, "hair point 3"]:
+    """Lashes on moved landmarks: away from the eyeball, the upper ones curved upwards."""
     rng = np.random.default_rng(seed)
     hairs = []
     for eye in range(2):

@@ -13,6 +13,7 @@ from typing import no_type_check
 
 import numba
 import numpy as np
+from jaxtyping import Bool, Float
 
 from gpavatar.data.synthetic_noise import fractal_noise, hash01
 
@@ -66,16 +67,21 @@ class Scalp:
     brow_y: float
     chin_y: float
 
-    def line(self, points: np.ndarray) -> np.ndarray:
+    def line(self, points: Float[np.ndarray, "*place 3"]) -> Float[np.ndarray, "*place"]:
         """Height of the hairline in the direction of points."""
         azimuth = np.arctan2(np.abs(points[..., 0] - self.centre[0]), points[..., 2] - self.centre[2])
         return np.interp(azimuth, self.azimuth, self.height)
 
 
-def survey(verts: np.ndarray, landmarks: np.ndarray, ears: np.ndarray, dense: np.ndarray) -> Scalp:
+def survey(
+    verts: Float[np.ndarray, "vert 3"],
+    landmarks: Float[np.ndarray, "478 3"],
+    ears: Bool[np.ndarray, " vert"],
+    dense: Float[np.ndarray, "point 3"],
+) -> Scalp:
     """Measure a neutral head: hairline through the landmarks and over the ears, and the distance map.
 
-    `landmarks` (478, 3), `ears` a mask of vertices, `dense` (n, 3) points all over the skin.
+    `dense` are points all over the skin.
     """
     top, ear = verts[:, 1].max(), verts[ears]
     centre = np.array([0.0, ear[:, 1].max(), (ear[:, 2].mean() + landmarks[10, 2]) / 2 - 0.25])
@@ -113,7 +119,9 @@ def _distance_map(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return radius
 
 
-def hair_density(scalp: Scalp, points: np.ndarray, seed: int, recede: float = 0.0) -> np.ndarray:
+def hair_density(
+    scalp: Scalp, points: Float[np.ndarray, "*place 3"], seed: int, recede: float = 0.0
+) -> Float[np.ndarray, "*place"]:
     """[0, 1] how densely hair grows at points of the neutral skin; an irregular, soft hairline."""
     azimuth = np.arctan2(np.abs(points[..., 0] - scalp.centre[0]), points[..., 2] - scalp.centre[2])
     temple = np.exp(-(((azimuth - 0.75) / 0.3) ** 2))
@@ -133,9 +141,13 @@ class Hair:
 
 
 def grow(
-    style: HairStyle, scalp: Scalp, skin_points: np.ndarray, skin_normals: np.ndarray, density: np.ndarray,
+    style: HairStyle,
+    scalp: Scalp,
+    skin_points: Float[np.ndarray, "point 3"],
+    skin_normals: Float[np.ndarray, "point 3"],
+    density: Float[np.ndarray, " point"],
     rng: np.random.Generator,
-) -> Hair:  # fmt: skip
+) -> Hair:
     """Grow hair from candidates on the skin: many points, their normals, and the density there (sampled by it)."""
     chosen = rng.choice(len(skin_points), style.strands, p=density / density.sum())
     roots, normals, share = skin_points[chosen], skin_normals[chosen], density[chosen]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from gpavatar.camera import Camera, axis_angle_to_matrix, invert_rigid
 from gpavatar.data.synthetic_person import SyntheticPerson
@@ -19,7 +20,7 @@ VISEMES: tuple[dict[str, float], ...] = (
      "mouthUpperUpRight": 0.15},  # ah
     {"jawOpen": 0.15, "mouthStretchLeft": 0.35, "mouthStretchRight": 0.35, "mouthUpperUpLeft": 0.2,
      "mouthUpperUpRight": 0.2},  # ee
-    {"jawOpen": 0.25, "mouthFunnel": 0.7},  # oh
+    {"jawOpen": 0.25, "mouthFunnel": 0.7, "mouthPucker": 0.35},  # oh
     {"jawOpen": 0.05, "mouthPucker": 0.85},  # oo
     {"mouthPressLeft": 0.45, "mouthPressRight": 0.45, "mouthRollLower": 0.25, "mouthRollUpper": 0.2},  # m
     {"jawOpen": 0.12, "mouthRollLower": 0.45, "mouthUpperUpLeft": 0.2, "mouthUpperUpRight": 0.2},  # f
@@ -80,8 +81,10 @@ def random_motion(
         yield params, Camera(invert_rigid(to_world) @ camera.c2w, camera.intrinsics)
 
 
-def random_expressions(rng: np.random.Generator, names: tuple[str, ...], num_frames: int) -> np.ndarray:
-    """ARKit weights in [0, 1], (num_frames, len(names)): speech with pauses, and every kind of reaction in turn."""
+def random_expressions(
+    rng: np.random.Generator, names: tuple[str, ...], num_frames: int
+) -> Float[np.ndarray, "frame name"]:
+    """ARKit weights in [0, 1]: speech with pauses, and every kind of reaction in turn."""
     weights = np.zeros((num_frames, len(names)))
     t = np.arange(num_frames)
 
@@ -111,8 +114,10 @@ def random_expressions(rng: np.random.Generator, names: tuple[str, ...], num_fra
     return weights.clip(0, 1)
 
 
-def gaze_weights(names: tuple[str, ...], left_deg: np.ndarray, up_deg: np.ndarray) -> np.ndarray:
-    """The eyeLook weights that turn both eyes to the person's left and up by these angles, (frame, len(names))."""
+def gaze_weights(
+    names: tuple[str, ...], left_deg: Float[np.ndarray, " frame"], up_deg: Float[np.ndarray, " frame"]
+) -> Float[np.ndarray, "frame name"]:
+    """The eyeLook weights that turn both eyes to the person's left and up by these angles."""
     weights = np.zeros((len(left_deg), len(names)))
     for name, angle in (
         ("eyeLookOutLeft", left_deg), ("eyeLookInRight", left_deg), ("eyeLookInLeft", -left_deg),

@@ -7,18 +7,23 @@ from typing import no_type_check
 
 import numba
 import numpy as np
+from jaxtyping import Float
 
 
-def fractal_noise(points: np.ndarray, size: float, octaves: int = 3, seed: int = 0) -> np.ndarray:
+def fractal_noise(
+    points: Float[np.ndarray, "*place 3"], size: float, octaves: int = 3, seed: int = 0
+) -> Float[np.ndarray, "*place"]:
     """Sum of gradient noise (Perlin 1985), each octave half as large and half as strong; about [−1, 1].
 
-    `points` is (..., 3), `size` the length of the largest features in the same units.
+    `size` is the length of the largest features in the same units.
     """
     flat = np.ascontiguousarray(points.reshape(-1, 3), dtype=np.float64)
     return _fractal(flat, 1.0 / size, octaves, seed).reshape(points.shape[:-1])
 
 
-def cell_noise(points: np.ndarray, size: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def cell_noise(
+    points: Float[np.ndarray, "*place 3"], size: float, seed: int = 0
+) -> tuple[Float[np.ndarray, "*place"], Float[np.ndarray, "*place"]]:
     """Distance to the nearest of scattered points (one per cube of edge `size`), in `size`, and that point's hash."""
     flat = np.ascontiguousarray(points.reshape(-1, 3), dtype=np.float64)
     distance, value = _cells(flat, 1.0 / size, seed)

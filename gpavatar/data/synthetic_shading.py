@@ -11,9 +11,10 @@ from typing import no_type_check
 
 import numba
 import numpy as np
+from jaxtyping import Float, Int
 
 from gpavatar.data.synthetic_noise import hash01
-from gpavatar.face.raster_numba import in_bands
+from gpavatar.face.bands import in_bands
 
 VOLUME_CELLS = 56
 VOLUME_HALF = np.array([1.7, 1.9, 1.5])  # half the size of the box that holds the hair, units of head space
@@ -38,7 +39,7 @@ class Light:
     sky: np.ndarray
     ground: np.ndarray
 
-    def packed(self, rotation: np.ndarray) -> np.ndarray:
+    def packed(self, rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "7 3"]:
         """Rows for the kernels, with the directions turned by `rotation`."""
         directions = (rotation @ self.key_direction, rotation @ self.fill_direction)
         rows = (directions[0], self.key, directions[1], self.fill, self.sky, self.ground, rotation[:, 1])
@@ -54,7 +55,7 @@ class ShadowMap:
     scale: float
 
 
-def shadow_frame(direction: np.ndarray) -> np.ndarray:
+def shadow_frame(direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """Orthonormal rows (right, down, towards the light)."""
     right = np.cross([0.0, 1.0, 0.0], direction)
     right /= np.linalg.norm(right)
@@ -75,9 +76,15 @@ class Surface:
 
 
 def shade(
-    surface: Surface, first_face: int, face_ids: np.ndarray, bary: np.ndarray, light: np.ndarray,
-    shadow: ShadowMap, camera_position: np.ndarray, picture: np.ndarray,
-) -> None:  # fmt: skip
+    surface: Surface,
+    first_face: int,
+    face_ids: Int[np.ndarray, "height width"],
+    bary: Float[np.ndarray, "height width 3"],
+    light: Float[np.ndarray, "7 3"],
+    shadow: ShadowMap,
+    camera_position: Float[np.ndarray, "3"],
+    picture: Float[np.ndarray, "height width 3"],
+) -> None:
     """Write the light that leaves the surface's fragments (ids from `first_face` on) into `picture`, linear RGB.
 
     Diffuse: Lambert, wrapped round the terminator per colour for scattering in skin. Specular: GGX. The sky's share
@@ -188,23 +195,27 @@ def _shade_band(
                 picture[y, x, c] = key + fill + ambient
 
 
-def hair_volume(points: np.ndarray, width: float) -> np.ndarray:
-    """Extinction of the hair on a grid, 1 / unit: strand points deposit their length × width (`points` (n, k, 3))."""
+def hair_volume(points: Float[np.ndarray, "strand k 3"], width: float) -> Float[np.ndarray, "x y z"]:
+    """Extinction of the hair on a grid, 1 / unit: strand points deposit their length × width."""
     volume = np.zeros((VOLUME_CELLS,) * 3, np.float32)
     _deposit(points.astype(np.float32), width, volume)
     return volume
 
 
-def hair_transmittance(volume: np.ndarray, points: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """exp(−∫ extinction) from each point towards a direction, float32 (n,)."""
+def hair_transmittance(
+    volume: Float[np.ndarray, "x y z"], points: Float[np.ndarray, "point 3"], direction: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, " point"]:
+    """exp(−∫ extinction) from each point towards a direction."""
     share = np.empty(len(points), np.float32)
     points, direction = np.ascontiguousarray(points, np.float32), direction.astype(np.float32)
     in_bands(len(points), lambda a, b: _march_band(a, b, volume, points, direction, share))
     return share
 
 
-def strand_transmittance(volume: np.ndarray, points: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """`hair_transmittance` of strands, (strand, k): found at every third point, linear between them."""
+def strand_transmittance(
+    volume: Float[np.ndarray, "x y z"], points: Float[np.ndarray, "strand k 3"], direction: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "strand k"]:
+    """`hair_transmittance` of strands: found at every third point, linear between them."""
     strands, count = points.shape[:2]
     at = np.unique(np.r_[np.arange(0, count, 3), count - 1])
     known = hair_transmittance(volume, points[:, at].reshape(-1, 3), direction).reshape(strands, len(at))
@@ -263,13 +274,18 @@ def _march_band(first, end, volume, points, direction, share):
 
 
 def shade_strands(
-    points: np.ndarray, colours: np.ndarray, lit: np.ndarray, sky: np.ndarray, light: np.ndarray,
-    camera_position: np.ndarray, gloss: float,
-) -> np.ndarray:  # fmt: skip
-    """Colour at every strand point (strand, k, 3): diffuse of Kajiya-Kay, two highlights as in Marschner et al. 2003.
+    points: Float[np.ndarray, "strand k 3"],
+    colours: Float[np.ndarray, "strand 3"],
+    lit: Float[np.ndarray, "strand k"],
+    sky: Float[np.ndarray, "strand k"],
+    light: Float[np.ndarray, "7 3"],
+    camera_position: Float[np.ndarray, "3"],
+    gloss: float,
+) -> Float[np.ndarray, "strand k 3"]:
+    """Colour at every strand point: diffuse of Kajiya-Kay, two highlights as in Marschner et al. 2003.
 
     The first highlight has the light's colour and is shifted towards the root, the second, from inside the hair, the
-    hair's colour and is shifted towards the tip. `lit`, `sky` (strand, k): the shares of key light and sky that reach.
+    hair's colour and is shifted towards the tip. `lit` and `sky` are the shares of key light and sky that reach.
     """
     shaded = np.empty((*points.shape[:2], 3), np.float32)
     arguments = (points, colours, lit, sky, light, camera_position, gloss, shaded)
@@ -315,16 +331,16 @@ def _strand_band(first, end, points, colours, lit, sky, light, eye, gloss, shade
 
 
 def draw_strands(
-    screen: np.ndarray,
-    shaded: np.ndarray,
-    width_px: np.ndarray,
+    screen: Float[np.ndarray, "strand k 3"],
+    shaded: Float[np.ndarray, "strand k 3"],
+    width_px: Float[np.ndarray, " strand"],
     opacity: float,
-    picture: np.ndarray,
-    depth: np.ndarray,
+    picture: Float[np.ndarray, "height width 3"],
+    depth: Float[np.ndarray, "height width"],
 ) -> None:
     """Draw strands into `picture` and the z-buffer `depth` (infinite where empty), nearer wins.
 
-    `screen` (strand, k, 3) is x_px, y_px, z; `width_px` (strand,) the width of a strand at its root, which it loses
+    `screen` is x_px, y_px, z; `width_px` the width of a strand at its root, which it loses
     towards the tip. A width below one pixel is drawn as that share of the pixels. With `opacity` below 1 what is
     behind shines through, more so towards the tip, and the z-buffer stays as it is.
     """

@@ -11,6 +11,7 @@ from typing import no_type_check
 
 import numba
 import numpy as np
+from jaxtyping import Float
 
 from gpavatar.data.synthetic_noise import cell_noise, fractal_noise
 
@@ -27,7 +28,7 @@ SKIN_TONES = ("#3a2219", "#54341f", "#744a2f", "#946342", "#b37f5a", "#cc9c78", 
 IRIS_TONES = ("#2b1a10", "#3d2614", "#57381c", "#6b5a2e", "#566147", "#526a7c", "#66757f")
 
 
-def linear(colour: str) -> np.ndarray:
+def linear(colour: str) -> Float[np.ndarray, "3"]:
     """#rrggbb (sRGB) -> linear RGB."""
     srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
@@ -49,6 +50,16 @@ class Complexion:
 
 
 @dataclass(frozen=True)
+class Paint:
+    """What a surface is made of at each place."""
+
+    albedo: Float[np.ndarray, "*place 3"]
+    height: Float[np.ndarray, "*place"]  # of the bumps, units of head space
+    specular: Float[np.ndarray, "*place"]  # 1 reflects as skin does
+    roughness: Float[np.ndarray, "*place"]
+
+
+@dataclass(frozen=True)
 class SkinPoints:
     """Points of the neutral skin with their normals, and the landmarks in front of which they lie."""
 
@@ -56,7 +67,7 @@ class SkinPoints:
     normals: np.ndarray
     landmarks: np.ndarray  # (478, 3)
 
-    def outline(self, indices: tuple[int, ...]) -> np.ndarray:
+    def outline(self, indices: tuple[int, ...]) -> Float[np.ndarray, "*place"]:
         """Signed distance to a closed outline of landmarks in the frontal plane, negative inside; large behind."""
         polygon = np.ascontiguousarray(self.landmarks[list(indices), :2])
         flat = np.ascontiguousarray(self.points[..., :2].reshape(-1, 2))
@@ -64,7 +75,7 @@ class SkinPoints:
         behind = self.points[..., 2] < self.landmarks[list(indices), 2].min() - 0.12
         return np.where(behind, 9.0, distance)
 
-    def spot(self, index: int, radius: float) -> np.ndarray:
+    def spot(self, index: int, radius: float) -> Float[np.ndarray, "*place"]:
         """A soft spot around a landmark, 1 at its middle."""
         return np.exp(-(((self.points - self.landmarks[index]) / radius) ** 2).sum(-1))
 
@@ -94,7 +105,7 @@ def ramp(value: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -
     return t * t * (3 - 2 * t)
 
 
-def beard_area(skin: SkinPoints) -> np.ndarray:
+def beard_area(skin: SkinPoints) -> Float[np.ndarray, "*place"]:
     """[0, 1] where a beard grows."""
     marks, p = skin.landmarks, skin.points
     side = np.clip(np.abs(p[..., 0]) / abs(marks[234, 0]), 0, 1)
@@ -106,11 +117,8 @@ def beard_area(skin: SkinPoints) -> np.ndarray:
     return around * front * bare
 
 
-def paint_skin(skin: SkinPoints, look: Complexion, scalp: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Albedo (..., 3), height of the bumps, specular strength and roughness of the skin.
-
-    `scalp` is the hair's density, which tints the skin in its colour.
-    """
+def paint_skin(skin: SkinPoints, look: Complexion, scalp: Float[np.ndarray, "*place"]) -> Paint:
+    """Skin, lips and the ground of brows, beard and hair; `scalp` is the hair's density there."""
     p, seed = skin.points, look.seed
     tones = np.stack([linear(tone) for tone in SKIN_TONES])
     at = look.tone * (len(tones) - 1)
@@ -158,11 +166,11 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: np.ndarray) -> tuple[n
     shine = look.shine * (0.45 + 0.55 * zone)
     strength = (0.7 + 0.45 * shine + 0.35 * lips) * (1 + 0.15 * fine) * (1 - 0.7 * scalp)
     roughness = 0.54 - 0.12 * shine - 0.10 * lips + 0.06 * broad
-    return albedo, height, strength, roughness
+    return Paint(albedo, height, strength, roughness)
 
 
-def paint_eyes(directions: np.ndarray, look: Complexion) -> tuple[np.ndarray, ...]:
-    """Albedo, specular strength and roughness of an eyeball by the direction from its centre, gaze along +z."""
+def paint_eyes(directions: Float[np.ndarray, "*place 3"], look: Complexion) -> Paint:
+    """An eyeball by the direction from its centre, gaze along +z."""
     angle = np.rad2deg(np.arccos(np.clip(directions[..., 2], -1, 1)))
     flat = directions[..., :2] / np.linalg.norm(directions[..., :2], axis=-1, keepdims=True).clip(1e-6)
     share = np.clip((angle - PUPIL_DEG) / (CORNEA_DEG - 1.5 - PUPIL_DEG), 0, 1)
@@ -179,11 +187,15 @@ def paint_eyes(directions: np.ndarray, look: Complexion) -> tuple[np.ndarray, ..
     sclera = sclera * (1 - veins[..., None] * [0.05, 0.40, 0.38])
     white = ramp(angle, CORNEA_DEG - 2.2, CORNEA_DEG + 1.6)
     albedo = iris + (sclera - iris) * white[..., None]
-    return albedo, np.full(angle.shape, 1.6), 0.07 + 0.10 * white
+    return Paint(albedo, np.zeros(angle.shape), np.full(angle.shape, 1.6), 0.07 + 0.10 * white)
 
 
-def bump_normals(positions: np.ndarray, normals: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Offset of the unit normal caused by a height map over the texels, −∇h in the tangent plane (h, w, 3).
+def bump_normals(
+    positions: Float[np.ndarray, "height width 3"],
+    normals: Float[np.ndarray, "height width 3"],
+    height: Float[np.ndarray, "height width"],
+) -> Float[np.ndarray, "height width 3"]:
+    """Offset of the unit normal caused by a height map over the texels, −∇h in the tangent plane.
 
     ∇h = (h_u (p_v × n) + h_v (n × p_u)) / (n · (p_u × p_v)); zero where the atlas has no surface around.
     """

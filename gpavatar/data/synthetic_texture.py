@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from gpavatar.data.synthetic_body import Clothes, Torso
 from gpavatar.data.synthetic_noise import fractal_noise
@@ -21,8 +22,8 @@ PADDING = 4
 def head_texture(
     head: OpenHead, person: ShapedOpenHead, skin: SkinPoints, look: Complexion, clothes: Clothes,
     hair_density: Callable[[np.ndarray], np.ndarray], size: int,
-) -> np.ndarray:  # fmt: skip
-    """Paint the whole atlas of the head, (size, size, 9). `skin` holds the vertices' points and normals."""
+) -> Float[np.ndarray, "{size} {size} 9"]:  # fmt: skip
+    """Paint the whole atlas of the head. `skin` holds the vertices' points and normals."""
     topology = head.topology
     texels = texel_map(topology, size)
     attributes = torch.from_numpy(np.concatenate([skin.points, skin.normals], 1)).float()
@@ -36,17 +37,17 @@ def head_texture(
     here = part == PARTS.index("skin")
     on_skin = SkinPoints(points[here], normals[here], skin.landmarks)
     scalp = hair_density(points[here]) * (1 - ears[here])
-    albedo, bumps, strength, roughness = paint_skin(on_skin, look, scalp)
-    albedo = albedo * (1 - ears[here, None] * [0.0, 0.22, 0.20] * (0.4 + 0.6 * look.redness))
+    skin_paint = paint_skin(on_skin, look, scalp)
+    albedo = skin_paint.albedo * (1 - ears[here, None] * [0.0, 0.22, 0.20] * (0.4 + 0.6 * look.redness))
     texture[here, 8] = 1.0
     cover = clothes.covers(points[here], skin.landmarks[152, 1])
     cloth, cloth_bumps = clothes.paint(points[here])
     hem = np.exp(-(((cover - 0.5) / 0.3) ** 2))
     texture[here, :3] = albedo + (cloth * (1 - 0.5 * hem)[..., None] - albedo) * cover[..., None]
-    texture[here, 6] = strength * (1 - cover) + 0.25 * cover
-    texture[here, 7] = roughness * (1 - cover) + 0.85 * cover
+    texture[here, 6] = skin_paint.specular * (1 - cover) + 0.25 * cover
+    texture[here, 7] = skin_paint.roughness * (1 - cover) + 0.85 * cover
     texture[here, 8] *= 1 - cover
-    height[here] = bumps * (1 - cover) + (cloth_bumps + 0.012) * cover
+    height[here] = skin_paint.height * (1 - cover) + (cloth_bumps + 0.012) * cover
 
     for name, colour, strength, roughness in (
         ("mouth_bag", "#8c4340", 1.2, 0.35), ("tongue", "#a95a57", 1.3, 0.38),
@@ -64,14 +65,17 @@ def head_texture(
         here = part == PARTS.index(name)
         directions = points[here] - person.joints[EYE_LEFT + eye].numpy()
         directions /= np.linalg.norm(directions, axis=-1, keepdims=True).clip(1e-6)
-        texture[here, :3], texture[here, 6], texture[here, 7] = paint_eyes(directions, look)
+        eyeball = paint_eyes(directions, look)
+        texture[here, :3], texture[here, 6], texture[here, 7] = eyeball.albedo, eyeball.specular, eyeball.roughness
         texture[here, 8] = 0.4
     texture[..., 3:6] = bump_normals(points, normals, height) * (part >= 0)[..., None]
     return _padded(texture, texels.valid)
 
 
-def cloth_texture(torso: Torso, verts: np.ndarray, clothes: Clothes) -> np.ndarray:
-    """Paint the body below the collar, (CLOTH_SIZE, CLOTH_SIZE, 9); `verts` are the neutral head's."""
+def cloth_texture(
+    torso: Torso, verts: Float[np.ndarray, "vert 3"], clothes: Clothes
+) -> Float[np.ndarray, "height width 9"]:
+    """Paint the body below the collar; `verts` are the neutral head's."""
     uv, uv_faces = torch.from_numpy(torso.uv).float(), torch.from_numpy(torso.uv_faces)
     flat = torch.cat([uv * CLOTH_SIZE, torch.ones_like(uv[:, :1])], -1)
     seen: Fragments = rasterize(flat, uv_faces, CLOTH_SIZE, CLOTH_SIZE)

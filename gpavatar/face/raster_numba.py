@@ -1,19 +1,13 @@
-"""The z-buffer of `raster.py` on the CPU, compiled by numba. Imported by `raster.py` only, when it is asked for.
+"""The z-buffer of `raster.py` on the CPU, compiled by numba. Imported by `raster.py` and `uv.py` only, when asked for.
 
 Each thread owns a band of rows and goes through all triangles, so that the result does not depend on the number of
-threads. Plain threads around kernels without the GIL, not numba's own: those end the process when two threads of the
-program enter them at once, or after a fork. Kernels are marked `no_type_check`: numba must see the bare function, also
-where the tests put a shape check around every function.
+threads. Kernels are marked `no_type_check`: numba must see the bare function, also where the tests put a shape check
+around every function.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import no_type_check
 
 import numba
@@ -22,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-MAX_THREADS = 8
+from gpavatar.face.bands import in_bands
 
 
 def rasterize(
@@ -82,22 +76,6 @@ def _pictures(channels: int, face_ids: Tensor, bary: Tensor) -> tuple[Tensor, li
     shapes = ((face_ids, (height_px, width_px)), (bary, (height_px, width_px, 3)), (pictures, pictures.shape[-3:]))
     arrays = (value.detach().reshape(-1, *shape).contiguous().numpy() for value, shape in shapes)
     return pictures, list(zip(*arrays, strict=True))
-
-
-def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
-    """Call `kernel(first, end)` on bands of rows that together cover [0, rows), on all cores."""
-    bands = max(1, min(torch.get_num_threads(), MAX_THREADS, rows // 16))
-    limits = [rows * band // bands for band in range(bands + 1)]
-    waiting = [_pool(os.getpid()).submit(kernel, a, b) for a, b in itertools.pairwise(limits[1:])]
-    kernel(limits[0], limits[1])
-    for future in waiting:
-        future.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(_process_id: int) -> ThreadPoolExecutor:
-    """One pool a process: threads do not survive a fork."""
-    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="raster")
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
