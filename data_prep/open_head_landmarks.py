@@ -140,7 +140,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Lifted:
-    """What the 478 points of one image show: NaN where no skin that faces the camera is near."""
+    """What the 478 points of one image show: NaN beside the head and on grazing surfaces."""
 
     at: np.ndarray  # (478, 3) places on the average head
     jaw: np.ndarray  # (478,) how far the surface there follows the jaw
@@ -149,12 +149,14 @@ class Lifted:
 def lift(view: View, points_px: np.ndarray, head: OpenHead) -> Lifted:
     """From pixels through the rendering's triangles to the average head.
 
-    A point that the detector puts on an eyeball, on teeth or just beside the head means the skin next to it.
+    A point that the detector puts on an eyeball or into the mouth means the skin next to it.
     """
-    skin = (view.face_ids >= 0) & (head.face_parts.numpy()[view.face_ids] == PARTS.index("skin"))
-    away, nearest = distance_transform_edt(~(skin & (view.facing > FACING)), return_indices=True)
+    hit = view.face_ids >= 0
+    skin = hit & (head.face_parts.numpy()[view.face_ids] == PARTS.index("skin"))
+    usable = skin & (view.facing > FACING)
+    away, nearest = distance_transform_edt(~usable, return_indices=True)
     column, row = np.clip(np.floor(points_px).astype(int), 0, SIZE_PX - 1).T
-    usable = away[row, column] <= REACH_PX
+    usable = (usable | (hit & ~skin & (away <= REACH_PX)))[row, column]
     row, column = nearest[:, row, column]
     ids, bary = view.face_ids[row, column], view.bary[row, column]
     corners = head.faces.numpy()[ids]
