@@ -88,7 +88,7 @@ def split_portrait(frame: SourceFrame, colour: Float[Tensor, "3 height width"], 
         return max(1, round(radius * unit))
 
     hair = frame.hair * (1 - mesh.mobile)
-    rim = frame.face * blur(dilate(mesh.ears, px(12)), px(3)) * (1 - blur(mesh.skull, 1))
+    rim = frame.face * smoothstep(alpha, 0.8, 1.0) * blur(dilate(mesh.ears, px(12)), px(3)) * (1 - blur(mesh.skull, 1))
     hair_alpha = torch.maximum(hair, rim)
 
     implied = _between(frame.hair > 0.5) * (alpha > 0.5)

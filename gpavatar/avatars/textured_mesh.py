@@ -35,6 +35,7 @@ from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, ma
 TEXTURE_SIZE = 1024
 VERSION = "1"
 OVERSAMPLING = 2  # of the mesh, per axis: teeth and lids have edges within it
+LASH_TEXELS = 4  # of 1024: the width of the rim of the lids that carries the lashes
 JAW_SHADOW = (0.3, 0.42)  # units below the eyes between which the shadow of the jaw begins
 SKIN_LUMA = 0.5  # mean colour of the skin at which the colours below hold
 SCLERA = (0.72, 0.68, 0.66)
@@ -68,6 +69,8 @@ class TexturedMesh:
         self.device = torch.device(device)
         self.head = (head or OpenHead.load()).to(self.device)
         self._texels = texel_map(self.head.topology, TEXTURE_SIZE)
+        self._texel_parts = torch.where(self._texels.valid, self.head.face_parts[self._texels.face_ids], -1)
+        self._skin = self._skin_map()
         self._blinks = [self.head.expression_names.index(name) for name in ("eyeBlinkLeft", "eyeBlinkRight")]
         self._drawn = ~self._part("lashes")  # the photo's own lashes are on the lids
 
@@ -217,7 +220,8 @@ class TexturedMesh:
         """What one photo shows of the head: RGB, hair, skin. Nothing that the outline's background shines through.
 
         Skin that lies in folds (the lids of an open eye, pursed lips) shows many texels in few pixels: its weight falls
-        with the area of its triangle in the photo over the area that it has when the eyes are closed.
+        with the area of its triangle in the photo over the area that it has when the eyes are closed. The rim of the
+        lids, whose lashes make the look of an eye, is as narrow as it looks: it counts in full.
         """
         verts = self._verts(frame.params, frame.params.shape, offsets)
         verts = verts + self._missing(frame, verts)
@@ -231,7 +235,20 @@ class TexturedMesh:
         whole = triangle_areas(spread, self.head.topology.faces)
         whole = whole * frame.camera.intrinsics[:2].prod() / frame.camera.to_view(verts)[:, 2].mean() ** 2
         unfolded = smoothstep(shown / whole.clamp_min(1e-9), 0.15, 0.4)[self._texels.face_ids]
-        return UnprojectedTexture(seen.colour[:5], seen.weight * smoothstep(seen.colour[5:], 0.7, 1.0) * unfolded)
+        weight = seen.weight * smoothstep(seen.colour[5:], 0.7, 1.0) * unfolded
+        shown = seen.weight * self._skin.lashes
+        return UnprojectedTexture(seen.colour[:5], torch.maximum(weight, smoothstep(shown, 0.05, 0.2)))
+
+    def _skin_map(self) -> SkinMap:
+        topology, regions = self.head.topology, self.head.topology.regions
+        downward = -vertex_normals(self.head.mean, topology.faces)[:, 1].clamp_max(0)
+        under_jaw = downward * smoothstep(-self.head.mean[:, 1], *JAW_SHADOW)
+        marks = torch.stack([regions["scalp"].float(), regions["eyelids"].float(), under_jaw], -1)
+        scalp, lids, under_jaw = self._texels.on(marks, topology.faces)
+        skin = self._texel_parts == PARTS.index("skin")
+        lids = (lids > 0.5) & skin
+        lashes = dilate(lids[None].float(), round(LASH_TEXELS * TEXTURE_SIZE / 1024)) * (skin & ~lids)
+        return SkinMap(skin, scalp > 0.5, lids, lashes, under_jaw[None])
 
     def _complete(self, seen: HeadTexture) -> Float[Tensor, "3 height width"]:
         """The whole texture: skin from the photos, eyes round the iris, the mouth's inside in plain colours.
@@ -239,16 +256,9 @@ class TexturedMesh:
         Teeth keep what the photos show of them as far as it is bright enough not to be lip. The inside of the mouth is
         as light as the skin, and darker the further back.
         """
-        texels, head = self._texels, self.head
-        part = torch.where(texels.valid, head.face_parts[texels.face_ids], -1)
-        skin = part == PARTS.index("skin")
-        regions = head.topology.regions
-        downward = -vertex_normals(head.mean, head.topology.faces)[:, 1].clamp_max(0)
-        under_jaw = downward * smoothstep(-head.mean[:, 1], *JAW_SHADOW)
-        marks = torch.stack([regions["scalp"].float(), regions["eyelids"].float(), under_jaw], -1)
-        scalp, lids, under_jaw = texels.on(marks, head.topology.faces)
-        colour = complete_skin(seen, SkinMap(skin, scalp > 0.5, lids > 0.5, under_jaw[None]))
-        light = colour[:, skin].mean() / SKIN_LUMA
+        texels, head, part = self._texels, self.head, self._texel_parts
+        colour = complete_skin(seen, self._skin)
+        light = colour[:, self._skin.skin].mean() / SKIN_LUMA
 
         depth = texels.on(head.mean, head.topology.faces)[2]
         for name, plain in MOUTH_COLOURS.items():

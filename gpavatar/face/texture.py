@@ -63,7 +63,8 @@ class SkinMap:
 
     skin: Bool[Tensor, "height width"]
     scalp: Bool[Tensor, "height width"]  # where hair grows, if the person has any
-    lids: Bool[Tensor, "height width"]
+    lids: Bool[Tensor, "height width"]  # their lining, which faces the eyeball
+    lashes: Float[Tensor, "1 height width"]  # 1 on the rim of the lids
     under_jaw: Float[Tensor, "1 height width"]  # [0, 1], how far the skin lies in the shadow of the jaw
 
 
@@ -98,7 +99,7 @@ def complete_skin(texture: HeadTexture, where: SkinMap) -> Float[Tensor, "3 heig
         scalp = functional.avg_pool2d(where.scalp[None].float(), 2 * soft + 1, stride=1, padding=soft)
         hairy = ((torch.maximum(scalp, push_pull(hair, sure)) - 0.2) / 0.6).clamp(0, 1)
         behind = torch.lerp(behind, push_pull(colour, grown), hairy)
-    return torch.lerp(behind, colour, erode(known, 2))
+    return torch.lerp(behind, colour, torch.maximum(erode(known, 2), known * where.lashes))
 
 
 def erode(mask: Float[Tensor, "1 height width"], radius: int) -> Float[Tensor, "1 height width"]:
