@@ -14,14 +14,15 @@ import tyro
 from jaxtyping import UInt8
 
 import gpavatar
+from gpavatar.assets import fetch
 from gpavatar.media.image import resize_u8
 from gpavatar.pipeline import PoseMode
 from gpavatar.retarget import ExpressionMode
 
 
 def main(
-    photos: Annotated[list[Path], tyro.conf.Positional],
-    driving: Path,
+    photos: Annotated[list[Path], tyro.conf.Positional] = [],  # noqa: B006 (tyro reads the default)
+    driving: Path | None = None,
     output: Path = Path("outputs/contact_sheet.jpg"),
     moments: int = 6,
     size: int = 256,
@@ -33,8 +34,8 @@ def main(
     """Draw every photo's person at so many moments of the clip.
 
     Args:
-        photos: one row each
-        driving: the clip that drives
+        photos: one row each; the demo's photo where none is given
+        driving: the clip that drives; the demo's where none is given
         output: where the picture goes
         moments: columns, evenly spread over the clip
         size: pixels a cell
@@ -43,6 +44,7 @@ def main(
         start: seconds into the clip
         end: seconds into the clip
     """
+    photos, driving = photos or [fetch("astronaut")], driving or fetch("pexels_clip")
     frames = list(gpavatar.DrivingClip(driving, start_s=start, end_s=end, pictures=True))
     chosen = {round(index) for index in np.linspace(0, len(frames) - 1, moments)}
     heading = [np.zeros((size, size, 3), np.uint8)]
