@@ -46,7 +46,7 @@ class Clothes:
         line = chin_y - 0.27 + 0.19 * ramp(azimuth, 0.1, 0.75)
         width = np.clip(np.abs(points[..., 0]) / 0.30, 0, 1)
         cut = 1 - width if self.pointed else np.sqrt(1 - width**2)
-        line = line - self.depth * (1.5 if self.pointed else 1.0) * cut * (points[..., 2] > -0.1)
+        line = line - self.depth * (1.25 if self.pointed else 1.0) * cut * (points[..., 2] > -0.1)
         return ramp(points[..., 1], line + 0.008, line - 0.008)
 
     def paint(

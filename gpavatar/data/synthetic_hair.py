@@ -19,7 +19,7 @@ from gpavatar.data.synthetic_noise import fractal_noise, hash01
 
 LATITUDES, LONGITUDES = 96, 192
 GUIDES = 700
-POINTS = 14  # along a strand
+POINTS = 18  # along a strand
 # The upper half of MediaPipe's face oval runs along the hairline, from the middle of the forehead to the ear.
 HAIRLINE_LEFT = (10, 338, 297, 332, 284, 251, 389, 356)
 HAIRLINE_RIGHT = (10, 109, 67, 103, 54, 21, 162, 127)
@@ -165,7 +165,8 @@ def grow(
         roots[is_guide], normals[is_guide], flow[is_guide], lengths[is_guide], layer[is_guide], combed[is_guide],
         settings, scalp.centre, scalp.radius, guides,
     )  # fmt: skip
-    side = np.sign(roots[:, 0] - style.part) * (style.flow == "part") * (roots[:, 2] > scalp.centre[2] - 0.1)
+    part = style.part + 0.02 * fractal_noise(roots, 0.08, 2, 43)  # no parting is straight
+    side = np.sign(roots[:, 0] - part) * (style.flow == "part") * (roots[:, 2] > scalp.centre[2] - 0.1)
     nearest = _nearest(roots, roots[is_guide], side, side[is_guide])
     points = np.empty((style.strands, POINTS, 3))
     scale = lengths / lengths[is_guide][nearest]

@@ -156,8 +156,8 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: Float[np.ndarray, "*pl
     stubble = beard_area(skin) * look.beard * np.clip(0.75 + 0.9 * fractal_noise(p, 0.014, 2, seed + 5), 0, 1)
     albedo = albedo + (0.45 * look.hair_colour + 0.16 * base - albedo) * (0.5 * stubble)[..., None]
     brows = np.minimum(*(skin.outline(brow) for brow in BROWS))
-    cover = np.maximum(0.75 * scalp * (0.85 + 0.5 * fine), 0.16 * ramp(brows, 0.012, -0.03))
-    albedo = albedo + (0.8 * look.hair_colour + 0.12 * base - albedo) * np.clip(cover, 0, 0.9)[..., None]
+    cover = np.maximum(0.92 * scalp * (0.95 + 0.3 * fine), 0.16 * ramp(brows, 0.012, -0.03))
+    albedo = albedo + (0.8 * look.hair_colour + 0.10 * base - albedo) * np.clip(cover, 0, 0.94)[..., None]
 
     pores, _ = cell_noise(p, 0.011, seed + 6)
     height = 0.00035 * ramp(pores, 0.0, 0.6) + 0.0004 * fine + 0.0003 * fractal_noise(p, 0.012, 2, seed + 7)

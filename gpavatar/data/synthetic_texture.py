@@ -47,7 +47,7 @@ def head_texture(
     texture[here, 6] = skin_paint.specular * (1 - cover) + 0.25 * cover
     texture[here, 7] = skin_paint.roughness * (1 - cover) + 0.85 * cover
     texture[here, 8] *= 1 - cover
-    height[here] = skin_paint.height * (1 - cover) + (cloth_bumps + 0.012) * cover
+    height[here] = skin_paint.height * (1 - cover) + (cloth_bumps + 0.004) * cover
 
     for name, colour, strength, roughness in (
         ("mouth_bag", "#8c4340", 1.2, 0.35), ("tongue", "#a95a57", 1.3, 0.38),
