@@ -57,7 +57,7 @@ class Studio:
 def open_studio(seed: int, style: str) -> Studio:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(textured_mesh, "TEXTURE_SIZE", 512)
-        person = SyntheticPerson.random(seed, style=style, texture_size=512)
+        person = SyntheticPerson.random(seed, style=style, texture_size=256)
         return Studio(person, random_camera(np.random.default_rng(seed), person), TexturedMesh())
 
 

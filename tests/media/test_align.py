@@ -152,3 +152,26 @@ def test_stable_crop_holds_a_moving_head():
 def test_floats_survive_8_bit():
     crop = crop_image(smooth_image(), BOXES[0], 64)
     assert torch.equal(to_float(to_u8(crop.image)), crop.image)
+
+
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        (CropBox(20.0, 10.0, 80.0), CropBox(20.0, 10.0, 80.0)),  # inside: as it is
+        (CropBox(-15.0, 50.0, 80.0), CropBox(0.0, 40.0, 80.0)),  # moved in
+        (CropBox(10.0, -5.0, 150.0), CropBox(25.0, 0.0, 120.0)),  # shrunk about its centre, then moved
+        (CropBox(-40.0, -50.0, 240.0), CropBox(-10.0, -30.0, 180.0)),  # not below 3/4: centred on the picture
+    ],
+)
+def test_kept_inside(box, kept):
+    assert box.kept_inside(160, 120) == kept
+
+
+def test_kept_inside_goes_no_further_than_it_must(generator):
+    """What it gives stays as it is when asked again, and only a box larger than the picture reaches outside."""
+    for x, y, side in (torch.rand(20, 3, generator=generator) * torch.tensor([300.0, 200.0, 150.0])).tolist():
+        box = CropBox(x - 150, y - 100, side + 10).kept_inside(160, 120)
+        again = box.kept_inside(160, 120, least=1.0)
+        assert (again.x_px, again.y_px, again.side_px) == pytest.approx((box.x_px, box.y_px, box.side_px))
+        inside_x, inside_y = 0 <= box.x_px <= 160 - box.side_px, 0 <= box.y_px <= 120 - box.side_px
+        assert (inside_x or box.side_px > 160) and (inside_y or box.side_px > 120)
