@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep import open_head_parts as parts
-from data_prep.open_head_people import LID_GAP, RIGID, UNIT_DM, Ball, Reader, rigid
+from data_prep.open_head_people import LID_GAP, RIGID, TONGUE_DROP_DM, UNIT_DM, Ball, Reader, rigid
 from data_prep.open_head_source import FACE_UNITS, Wheel
 from gpavatar.face.landmarks import ARKIT_NAMES, mirrored_name
 
@@ -48,7 +48,7 @@ def motion(wheel: Wheel, reader: Reader, mean: np.ndarray) -> Motion:
     turn = (mean[:n] - joint) @ (rotation - np.eye(3)).T
     wanted = delta["jawOpen"][:n]
     weight = np.clip((wanted * turn).sum(1) / ((turn * turn).sum(1) + 1e-4), 0, 1)
-    tongue = reader.kept.tongue.ravel()
+    tongue = np.unique(reader.kept.tongue)
     for _ in range(3):
         weight = reader.smooth(weight)
     weight[tongue] = 1
@@ -60,6 +60,7 @@ def motion(wheel: Wheel, reader: Reader, mean: np.ndarray) -> Motion:
     missing = reader.seal_lips(shut * UNIT_DM, lower_share=0.8) / UNIT_DM - shut
     closing = delta["mouthClose"][:n] + missing[:n]  # with the jaw open, which is when this shape is used
     delta["mouthClose"][:n] = np.linalg.solve(skinning, closing[..., None])[..., 0]
+    delta["tongueOut"][tongue] += np.array([0, TONGUE_DROP_DM / UNIT_DM, 0])  # out over the lower lip, not through it
     maps = np.zeros((len(ARKIT_NAMES), len(RIGID), 3, 4))
     for index, name in enumerate(ARKIT_NAMES):
         if name in ("jawForward", "jawLeft", "jawRight"):
