@@ -84,14 +84,18 @@ def measure(seconds: float) -> list[Step]:
     return [*steps, Step("a new synthetic person, texture 1024²", 0, *best_ms(run, 0))]
 
 
-def benchmark(seconds: float = 1.0, json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
-    """Measure for `seconds` per step and write the table; `json` prints the JSON instead of the table."""
-    torch.set_num_threads(os.cpu_count() or 1)
+def benchmark(seconds: float = 1.0, threads: int = 1, json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
+    """Measure for `seconds` per step and write the table; `json` prints the JSON instead of the table.
+
+    One thread by default: with more, torch's waits are measured as soon as the machine has anything else to do.
+    """
+    torch.set_num_threads(threads)
     steps = measure(seconds)
     report = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": code_version(),
+        "threads": threads,
         "load_per_core": round(os.getloadavg()[0] / (os.cpu_count() or 1), 2),
         "triangles": len(OpenHead.load().faces),
         "steps": [asdict(step) for step in steps],
@@ -111,7 +115,7 @@ def table(steps: list[Step], report: dict) -> str:
         rows.append(f"| {step.name} | {size} | {step.ms:.2f} | {step.cpu_ms:.2f} | {twin} |")
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     about = (
-        f"Open head, {report['triangles']} triangles. {report['machine']}; {versions}; commit {report['commit']}; "
+        f"Open head, {report['triangles']} triangles, {report['threads']} thread(s). {report['machine']}; {versions}; commit {report['commit']}; "
         f"load per core while measuring {report['load_per_core']}. Best of the repeats; numba and torch in one run."
     )
     return "\n".join(["# Rasteriser", "", about, "", *rows, ""])
