@@ -42,7 +42,7 @@ from gpavatar.media.image import to_u8
 from gpavatar.pretrained.matting import matte
 from gpavatar.reenact import code_version
 from gpavatar.tracking.tracker import Tracker
-from gpavatar.types import HeadParams, SourceFrame
+from gpavatar.types import HeadParams, SourceFrame, TrackedFrame
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 100
@@ -58,6 +58,15 @@ EXPRESSIONS: dict[str, dict[str, float]] = {
     "pucker": {"mouthPucker": 0.9},
     "brows up": {"browInnerUp": 0.9, "browOuterUpLeft": 0.6, "browOuterUpRight": 0.6},
 }
+PROTOCOL = f"""\
+Synthetic people (seeds from {FIRST_SEED}) drawn at {SIZE_PX}², twice oversampled. Sources (pitch, yaw):
+{", ".join(map(str, SOURCES))}, neutral; the first alone is "1 source" and the picture of "source copy".
+Novel views: {", ".join(map(str, NOVEL))}. Expressions: {", ".join(EXPRESSIONS)}. No target is a source.
+"true": parameters, camera, landmarks and masks are those the pictures were drawn with. "tracked": the tracker fits
+sources and targets under one shape, the matting network cuts the sources out. Regions: the whole frame; the person,
+weighted by the true alpha; the face, the box around its outline. PSNR of the region's mean squared error; SSIM with a
+Gaussian window of 1.5 px, the region's mean of the map. Mean over a person's views, then over people; gain: 4 sources
+less 1 source, paired by person, 95 % interval."""
 HOLE_YAWS = range(-25, 26, 5)
 METHODS = ("source copy", "1 source", "4 sources")
 REGIONS = ("frame", "person", "face")
@@ -66,6 +75,14 @@ GROUPS = {
     "orbit": "novel view: the camera goes round a person who does not move",
     "expression": "expression transfer, at yaw 0 and ±15 (the head turned)",
 }
+
+
+@dataclass(frozen=True)
+class Posed:
+    """What an avatar is asked to draw."""
+
+    params: HeadParams
+    camera: Camera
 
 
 @dataclass(frozen=True)
@@ -120,9 +137,7 @@ def textured_mesh(
         "people_tracked": tracked,
         "scores": _reduced(scores),
         "holes": {
-            str(yaw): [
-                max(getattr(h, kind) for h in holes if h.yaw_deg == yaw) for kind in ("uncovered", "uncoloured")
-            ]
+            str(yaw): [max(getattr(h, kind) for h in holes if h.yaw_deg == yaw) for kind in ("uncovered", "uncoloured")]
             for yaw in HOLE_YAWS
         },
         "seconds": _timed(),
@@ -137,25 +152,19 @@ def _score_person(index: int, tracked: bool, pictures: Path | None) -> tuple[lis
     person = SyntheticPerson.random(FIRST_SEED + index)
     camera = random_camera(np.random.default_rng(FIRST_SEED + index), person)
     avatar = TexturedMesh()
-    scores = []
-    captures = {
-        group: [_drawn(person, camera, at, {}, group == "orbit") for at in SOURCES] for group in ("turn", "orbit")
-    }
-    captures["expression"] = captures["turn"]
-    targets = {group: list(_targets(person, camera, group)) for group in GROUPS}
-    for group, frames in captures.items():
+    scores: list[Score] = []
+    for orbit, groups in ((False, ("turn", "expression")), (True, ("orbit",))):
+        frames = [_drawn(person, camera, at, {}, orbit) for at in SOURCES]
+        targets = [target for group in groups for target in _targets(person, camera, group)]
+        known = [Posed(frame.params, frame.camera) for _, _, frame in targets]
         sources = [known_source(person, frame) for frame in frames]
-        views = [(name, frame, frame.params, frame.camera) for name, frame in targets[group]]
-        scores += _compare(avatar, sources, views, (index, "true", group), pictures)
-    if tracked:
-        tracker = Tracker(avatar.head)
-        for group in ("turn", "expression"):
-            frames = [*captures[group], *(frame for _, frame in targets[group])]
-            fits = tracker.track_images([to_u8(frame.image) for frame in frames])
-            sources = [_matted(frame, fit) for frame, fit in zip(captures[group], fits, strict=False)]
-            held_out = zip(targets[group], fits[len(SOURCES) :], strict=True)
-            views = [(name, frame, fit.params, fit.camera) for (name, frame), fit in held_out]
-            scores += _compare(avatar, sources, views, (index, "tracked", group), pictures)
+        scores += _compare(avatar, sources, targets, known, index, "true", pictures)
+        if tracked and not orbit:
+            pixels = [to_u8(frame.image) for frame in (*frames, *(frame for _, _, frame in targets))]
+            fits = Tracker(avatar.head).track_images(pixels)
+            sources = [_matted(frame, fit) for frame, fit in zip(frames, fits, strict=False)]
+            found = [Posed(fit.params, fit.camera) for fit in fits[len(frames) :]]
+            scores += _compare(avatar, sources, targets, found, index, "tracked", pictures)
     holes = [Holes(index, yaw, *hole_shares(avatar.head, person.params(), camera, yaw)) for yaw in HOLE_YAWS]
     return scores, holes
 
@@ -182,14 +191,15 @@ def _drawn(
     return render(person, *posed(person, camera, at, expression, orbit), SIZE_PX)
 
 
-def _targets(person: SyntheticPerson, camera: Camera, group: str) -> Iterable[tuple[str, SyntheticFrame]]:
+def _targets(person: SyntheticPerson, camera: Camera, group: str) -> Iterable[tuple[str, str, SyntheticFrame]]:
+    """(group, name, picture) of what an avatar is asked for."""
     if group == "expression":
         for number, (name, weights) in enumerate(EXPRESSIONS.items()):
             for yaw in (0, 15 if number % 2 else -15):
-                yield f"{name}, yaw {yaw}", _drawn(person, camera, (0, yaw), weights, orbit=False)
+                yield group, f"{name}, yaw {yaw}", _drawn(person, camera, (0, yaw), weights, orbit=False)
     else:
         for at in NOVEL:
-            yield f"pitch {at[0]}, yaw {at[1]}", _drawn(person, camera, at, {}, group == "orbit")
+            yield group, f"pitch {at[0]}, yaw {at[1]}", _drawn(person, camera, at, {}, group == "orbit")
 
 
 def known_source(person: SyntheticPerson, frame: SyntheticFrame) -> SourceFrame:
@@ -208,33 +218,34 @@ def known_source(person: SyntheticPerson, frame: SyntheticFrame) -> SourceFrame:
     return SourceFrame(frame.image, frame.alpha, frame.hair, face, body, frame.params, frame.camera, landmarks)
 
 
-def _matted(frame: SyntheticFrame, fit) -> SourceFrame:
+def _matted(frame: SyntheticFrame, fit: TrackedFrame) -> SourceFrame:
     """A picture as the program sees it."""
     person = matte(frame.image)
-    return SourceFrame(
-        frame.image, person.alpha, person.hair, person.face, person.body, fit.params, fit.camera, fit.landmarks_px
-    )
+    masks = (person.alpha, person.hair, person.face, person.body)
+    return SourceFrame(frame.image, *masks, fit.params, fit.camera, fit.landmarks_px)
 
 
 def _compare(
     avatar: TexturedMesh,
     sources: list[SourceFrame],
-    views: list[tuple[str, SyntheticFrame, HeadParams, Camera]],
-    of: tuple[int, str, str],
+    targets: list[tuple[str, str, SyntheticFrame]],
+    poses: list[Posed],
+    person: int,
+    source: str,
     pictures: Path | None,
 ) -> list[Score]:
+    """Every target drawn by the avatars of one and of all sources, beside the first source as it is."""
     one, four = avatar.encode(sources[:1]), avatar.encode(sources)
     scores = []
-    for name, truth, params, camera in views:
-        images = [sources[0].image, *(avatar.render(state, params, camera, SIZE_PX).image for state in (one, four))]
-        region = _regions(avatar.head, truth)
-        scores += [
-            Score(*of, name, method, *_measured(image, truth.image, region))
-            for method, image in zip(METHODS, images, strict=True)
-        ]
+    for (group, view, truth), pose in zip(targets, poses, strict=True):
+        drawn = [avatar.render(state, pose.params, pose.camera, SIZE_PX).image for state in (one, four)]
+        images = [sources[0].image, *drawn]
+        regions = _regions(avatar.head, truth)
+        for method, image in zip(METHODS, images, strict=True):
+            scores.append(Score(person, source, group, view, method, *_measured(image, truth.image, regions)))
         if pictures:
             sheet = to_u8(torch.cat([truth.image, *images], -1))
-            Image.fromarray(sheet).save(pictures / f"{'_'.join(map(str, of))}_{name}.png".replace(" ", ""))
+            Image.fromarray(sheet).save(pictures / f"{person}_{source}_{group}_{view}.png".replace(" ", ""))
     return scores
 
 
@@ -342,24 +353,10 @@ def _write(report: dict, path: Path) -> None:
 
 
 def _table(report: dict) -> str:
-    lines = [
-        "# textured_mesh against the truth",
-        "",
-        f"`python benchmarks/textured_mesh.py --people {report['people']} --tracked {report['people_tracked']}`; commit "
-        f"{report['commit']}; {report['machine']}; "
-        + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-        + ".",
-        "",
-        f"Synthetic people (seeds from {FIRST_SEED}) drawn at {SIZE_PX}², twice oversampled. Sources (pitch, yaw): "
-        f"{', '.join(map(str, SOURCES))}, neutral; the first is the only one of \"1 source\" and the picture of \"source "
-        f'copy". Novel views: {", ".join(map(str, NOVEL))}. Expressions: {", ".join(EXPRESSIONS)}. No target is a '
-        'source. "true": parameters, camera, landmarks and masks are those the pictures were drawn with. "tracked": the '
-        "tracker fits sources and targets under one shape, the matting network cuts the sources out. Regions: the whole "
-        "frame; the person, weighted by the true alpha; the face, the box around its outline. PSNR of the region's mean "
-        "squared error; SSIM with a Gaussian window of 1.5 px, the region's mean of the map. Mean over a person's views, "
-        "then over people; gain: 4 sources − 1 source, paired by person, 95 % interval.",
-        "",
-    ]
+    command = f"python benchmarks/textured_mesh.py --people {report['people']} --tracked {report['people_tracked']}"
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    lines = ["# textured_mesh against the truth", ""]
+    lines += [f"`{command}`; commit {report['commit']}; {report['machine']}; {versions}.", "", PROTOCOL, ""]
     for group, meaning in GROUPS.items():
         rows = [row for row in report["scores"] if row["group"] == group]
         for metric, unit, digits in (("psnr_db", "PSNR, dB", 2), ("ssim", "SSIM", 4)):

@@ -66,8 +66,8 @@ def test_points_that_were_not_seen_pull_nowhere():
 def test_offsets_lie_in_the_image_plane():
     """The depth of no vertex changes: the picture says nothing about it."""
     turned = CAMERA.c2w.clone()
-    turned[:3, :3] = torch.linalg.matrix_exp(torch.tensor([[0, -0.1, 0.4], [0.1, 0, 0.2], [-0.4, -0.2, 0]])) @ (
-        turned[:3, :3]
+    turned[:3, :3] = (
+        torch.linalg.matrix_exp(torch.tensor([[0, -0.1, 0.4], [0.1, 0, 0.2], [-0.4, -0.2, 0]])) @ (turned[:3, :3])
     )
     camera = Camera(turned, CAMERA.intrinsics)
     wanted = camera.project(head().topology.mediapipe.on(head().mean, head().faces)) + 0.01

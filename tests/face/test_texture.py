@@ -46,7 +46,8 @@ def skin_map(lids: bool = False, scalp: bool = False) -> SkinMap:
     lid, crown = marks.clone(), marks.clone()
     lid[60:70] = lids
     crown[:20] = scalp
-    return SkinMap(skin=everywhere, scalp=crown, lids=lid, under_jaw=torch.zeros(1, SIZE, SIZE))
+    nowhere = torch.zeros(1, SIZE, SIZE)
+    return SkinMap(skin=everywhere, scalp=crown, lids=lid, lashes=nowhere, under_jaw=nowhere)
 
 
 def known(colour: Tensor, seen: Tensor, hair: float | Tensor = 0.0, skin: float | Tensor = 1.0) -> HeadTexture:
