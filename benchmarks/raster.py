@@ -115,7 +115,8 @@ def table(steps: list[Step], report: dict) -> str:
         rows.append(f"| {step.name} | {size} | {step.ms:.2f} | {step.cpu_ms:.2f} | {twin} |")
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     about = (
-        f"Open head, {report['triangles']} triangles, {report['threads']} thread(s). {report['machine']}; {versions}; commit {report['commit']}; "
+        f"Open head, {report['triangles']} triangles, {report['threads']} thread(s). {report['machine']}; {versions}; "
+        f"commit {report['commit']}; "
         f"load per core while measuring {report['load_per_core']}. Best of the repeats; numba and torch in one run."
     )
     return "\n".join(["# Rasteriser", "", about, "", *rows, ""])
