@@ -120,6 +120,7 @@ def textured_mesh(
     `pictures`: a folder for truth, source copy, 1 source and 4 sources side by side.
     """
     torch.set_num_threads(1)
+    commit = code_version()  # of the code that runs, not of what the checkout becomes meanwhile
     jobs = [(person, person < tracked, pictures) for person in range(people)]
     scores: list[Score] = []
     holes: list[Holes] = []
@@ -132,7 +133,7 @@ def textured_mesh(
     report = {
         "machine": f"{os.cpu_count()} cores, {_cpu_name()}",
         "versions": {name: version(name) for name in ("torch", "numpy", "numba", "mediapipe", "scikit-image")},
-        "commit": code_version(),
+        "commit": commit,
         "people": people,
         "people_tracked": tracked,
         "scores": _reduced(scores),
