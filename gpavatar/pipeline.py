@@ -10,6 +10,7 @@ import importlib
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,7 @@ DEFAULT_METHOD = "textured_mesh"
 DEFAULT_SIZE_PX = 512
 DRIVING_SIDE_PX = 1280  # a larger driving frame is scaled down as it is decoded
 LOOKAHEAD_S = 2.0  # of the driver are tracked before its first frame comes out: they decide the driver's shape
+RENDER_THREADS = 2  # frames drawn side by side: much of drawing one frame keeps one core busy
 TRACK_SUFFIX = ".npz"
 
 
@@ -225,7 +227,7 @@ class PersonAvatar(Generic[State]):
     ) -> Generator[DrivenFrame, None, None]:
         """The person doing what each frame of `driving` does: a path, `DrivingClip`, `Track`, or frames of one's own.
 
-        Reading and tracking run ahead in a thread by a few frames; memory does not grow with the clip.
+        Tracking runs ahead by a few frames and two are drawn at once; memory does not grow with the clip.
         Close the generator to stop early. `background` is "source", "black", "#rrggbb" or the path of an image.
         Raises InputError for an input that cannot be read and for a clip without any face.
         """
@@ -245,21 +247,31 @@ class PersonAvatar(Generic[State]):
         background: Float[Tensor, "3 height width"] | None,
         watch: Stopwatch,
     ) -> Generator[DrivenFrame, None, None]:
-        drawn: tuple[Pose, RenderOutput] | None = None
+        def drawn(pose: Pose) -> RenderOutput:
+            with watch("render"):
+                return self.render(pose, size_px, background)
+
         frames = driving if isinstance(driving, Prefetch) else prefetch(driving)
+        pending: deque[tuple[DrivingFrame, Pose, Future[RenderOutput]]] = deque()
         try:
-            for frame in frames:
-                with watch("render"):
+            with ThreadPoolExecutor(RENDER_THREADS) as pool:
+                for frame in frames:
                     pose = retarget(frame.tracked)
-                    if drawn is None or drawn[0] is not pose:  # a held pose is not drawn again
-                        drawn = pose, self.render(pose, size_px, background)
-                yield DrivenFrame(frame, pose, drawn[1].image, drawn[1].alpha)
+                    held = bool(pending) and pending[-1][1] is pose  # a held pose is not drawn again
+                    pending.append((frame, pose, pending[-1][2] if held else pool.submit(drawn, pose)))
+                    if len(pending) > RENDER_THREADS:
+                        yield _finished(*pending.popleft())
+                yield from (_finished(*one) for one in pending)
         finally:
             frames.close()
 
     def save(self, path: str | Path) -> None:
         """Write the avatar file (.safetensors), whole or not at all."""
         self.model.save(self.state, str(path))
+
+
+def _finished(frame: DrivingFrame, pose: Pose, picture: Future[RenderOutput]) -> DrivenFrame:
+    return DrivenFrame(frame, pose, picture.result().image, picture.result().alpha)
 
 
 def create_avatar(
