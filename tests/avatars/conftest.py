@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.textured_mesh import FRONTAL, SOURCES, Angles, known_source, posed
 from gpavatar.avatars import textured_mesh
@@ -64,6 +63,6 @@ def open_studio(seed: int, style: str) -> Studio:
 @pytest.fixture(scope="session")
 def studio():
     """Someone with hair over the ears."""
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(textured_mesh, "TEXTURE_SIZE", 512)
         yield open_studio(3, "bob")
