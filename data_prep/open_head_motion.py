@@ -9,7 +9,8 @@ import numpy as np
 from data_prep import open_head_parts as parts
 from data_prep.open_head_people import LID_GAP, RIGID, TONGUE_DROP_DM, UNIT_DM, Ball, Reader, rigid
 from data_prep.open_head_source import FACE_UNITS, Wheel
-from gpavatar.face.landmarks import ARKIT_NAMES, mirrored_name
+from gpavatar.face.landmarks import mirrored_name
+from gpavatar.types import ARKIT_NAMES
 
 # Gaze at a weight of 1, degrees, and how much more the lids follow than in the targets, which turn the eye by
 # 10, 11, 15 and 15 degrees only. ARKit's own range is about 30 degrees.

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.face.morphable import HeadTopology, SurfacePoints
-from gpavatar.pretrained.detector import ARKIT_NAMES, FaceDetection
-from gpavatar.types import HeadParams
+from gpavatar.pretrained.detector import FaceDetection
+from gpavatar.types import ARKIT_NAMES, HeadParams
 
 OUTER_CORNERS = {33: (-0.23, 0.15, 0.35), 263: (0.23, 0.15, 0.35)}  # MediaPipe's indices; they give the fit its scale
 

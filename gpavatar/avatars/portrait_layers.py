@@ -34,7 +34,7 @@ class Layer:
 
     verts: Float[Tensor, "vert 3"]  # head space, at the pose of the photo
     faces: Int[Tensor, "face 3"]
-    uv: Float[Tensor, "vert 2"]  # [0, 1]², (0, 0) the upper left corner of the photo
+    uv: Float[Tensor, "vert 2"]  # [0, 1]², (0, 0) the upper left corner of the photo, mirrored beyond its border
     texture: Float[Tensor, "4 height width"]  # [0, 1], RGB not premultiplied, and alpha
     follow: Float[Tensor, " vert"]  # 1: moves with the head, 0: stays with the body
     anchor: Int[Tensor, " vert"]  # the head vertex whose expression motion the point shares
@@ -133,7 +133,7 @@ def _hair_layer(camera: Camera, texture: Float[Tensor, "4 height width"], mesh: 
     uv, faces = relief_grid(texture[3:])
     verts = lift(uv, depth, camera)
     follow = 1 - smoothstep(uv[:, 1], mesh.chin_y, mesh.collar_y + 0.2)
-    return Layer(verts, faces, uv, texture, follow, *tie(verts, mesh.verts))
+    return Layer(verts, faces, mirrored(uv), texture, follow, *tie(verts, mesh.verts))
 
 
 def _body_layer(camera: Camera, texture: Float[Tensor, "4 height width"], mesh: FittedMesh) -> Layer:
@@ -147,13 +147,13 @@ def _body_layer(camera: Camera, texture: Float[Tensor, "4 height width"], mesh: 
     beside = smoothstep((uv[:, 0] - mesh.centre_x).abs(), 0.12, 0.25)
     follow = (1 - smoothstep(uv[:, 1], mesh.chin_y, mesh.collar_y + 0.03)) * (1 - beside)
     anchor, weight = tie(verts, mesh.verts)
-    return Layer(verts, faces, uv, texture, follow, anchor, torch.zeros_like(weight))
+    return Layer(verts, faces, mirrored(uv), texture, follow, anchor, torch.zeros_like(weight))
 
 
 def relief_grid(alpha: Float[Tensor, "1 height width"]) -> tuple[Float[Tensor, "vert 2"], Int[Tensor, "face 3"]]:
     """UV and triangles of a grid over the photo and `MARGIN` cells around, without the cells that alpha leaves empty.
 
-    Beyond the photo the texture's border is repeated (UVs outside [0, 1]).
+    UVs beyond the photo lie outside [0, 1].
     """
     cells = round(512 / GRID_PX)
     steps = torch.arange(-MARGIN, cells + MARGIN + 1, device=alpha.device) / cells
@@ -166,6 +166,11 @@ def relief_grid(alpha: Float[Tensor, "1 height width"]) -> tuple[Float[Tensor, "
     quads = torch.stack([a, c, b, b, c, d], -1)[used].reshape(-1, 3)
     kept, faces = quads.unique(return_inverse=True)
     return uv.reshape(-1, 2)[kept], faces
+
+
+def mirrored(uv: Float[Tensor, "vert 2"]) -> Float[Tensor, "vert 2"]:
+    """UVs beyond the photo brought back into it: cloth that goes on mirrored is looked past, smeared cloth is not."""
+    return 1 - (1 - uv.abs()).abs()
 
 
 def lift(

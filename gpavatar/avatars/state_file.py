@@ -7,8 +7,6 @@ everything else as it is. Nothing in the file is executed; every field's name an
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gpavatar.media.files import whole_file
 from gpavatar.types import InputError
 
 State = TypeVar("State")
@@ -28,17 +27,12 @@ def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
     """Write `state`; the file appears under its name only when whole. InputError where it cannot be written."""
     path = Path(path)
     tensors = {name: _pack(tensor).contiguous() for name, tensor in _flatten(state, "")}
-    try:
+    with whole_file(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
         try:
             save_file(tensors, temporary, {"format": FORMAT, **metadata})
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write the avatar to {path}: {error}; choose another place") from error
+        except SafetensorError as error:  # how safetensors reports what the system refused
+            raise OSError(str(error)) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -21,9 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpavatar.camera import axis_angle_to_matrix
-from gpavatar.face.landmarks import ARKIT_NAMES
 from gpavatar.face.morphable import HeadTopology, SurfacePoints
-from gpavatar.types import HeadParams
+from gpavatar.types import ARKIT_NAMES, HeadParams
 
 PARTS = ("skin", "mouth_bag", "tongue", "lashes", "eye_left", "eye_right", "teeth_upper", "teeth_lower", "gums_upper",
          "gums_lower")  # fmt: skip

@@ -20,6 +20,7 @@ from gpavatar.media.inpaint import push_pull
 SHARPNESS = 6  # higher: less ghosting between photos, harder seams
 SEEN_LOW, SEEN_HIGH = 0.2, 0.5  # a texel's best cosine: below not believed, above fully
 SHADOW = 0.45  # how much darker than skin in the light is skin under the jaw
+LIGHT_CELLS = 32  # per side
 EYE_BINS = 48
 HAIR_TEXELS = 0.002  # share of the texels: less hair than this is no hair
 HAIRLINE_TEXELS = 16  # of 1024: half the width over which an unseen hairline fades
@@ -45,16 +46,32 @@ class HeadTexture:
         return ((best - SEEN_LOW) / (SEEN_HIGH - SEEN_LOW)).clamp(0, 1)
 
     def add(self, photo: UnprojectedTexture) -> HeadTexture:
-        """One more photo, channels RGB, hair, skin; a gain per colour matches its exposure to what is known."""
+        """One more photo, channels RGB, hair, skin, brought to the light of what is known (`matching_light`)."""
         colour, labels = photo.colour[:3], photo.colour[3:]
         weight = photo.weight**SHARPNESS
-        common = torch.minimum(weight, self.weight)
-        if common.sum() > 100:
-            mean = [(c * common).sum((1, 2), keepdim=True) for c in (self.colour, colour)]
-            colour = colour * (mean[0] / mean[1].clamp_min(1e-3)).clamp(0.7, 1.4)
+        colour = colour * matching_light(self.colour, colour, torch.minimum(weight, self.weight))
         total = self.weight + weight
         share = weight / total.clamp_min(1e-12)
         return HeadTexture(self.colour.lerp(colour, share).clamp(0, 1), self.labels.lerp(labels, share), total)
+
+
+def matching_light(
+    known: Float[Tensor, "3 height width"],
+    colour: Float[Tensor, "3 height width"],
+    common: Float[Tensor, "1 height width"],
+) -> Float[Tensor, "3 height width"]:
+    """The gain that brings `colour` to the light of `known`, smooth over the texture.
+
+    Two photos differ in exposure, and a head that turns in a room also in which of its sides is lit. So the ratio of
+    the means is taken in each of `LIGHT_CELLS`² cells by the texels that both show (`common`), and spread to the rest.
+    """
+    pooled = [
+        functional.adaptive_avg_pool2d(x[None], LIGHT_CELLS)[0] for x in (known * common, colour * common, common)
+    ]
+    share = pooled[2].clamp_min(1e-8)
+    ratio = ((pooled[0] / share).clamp_min(0.02) / (pooled[1] / share).clamp_min(0.02)).clamp(0.5, 2).log()
+    gain = push_pull(ratio, (pooled[2] / 0.02).clamp_max(1)).exp()
+    return functional.interpolate(gain[None], colour.shape[-2:], mode="bilinear")[0]
 
 
 @dataclass(frozen=True)

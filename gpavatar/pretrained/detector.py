@@ -6,11 +6,7 @@ given, whatever was cropped, padded or scaled on the way to the network.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,20 +21,9 @@ from mediapipe.tasks.python import BaseOptions, vision
 from torch import Tensor
 
 from gpavatar import assets
+from gpavatar.pretrained.native import native_stderr_silenced
+from gpavatar.types import ARKIT_NAMES
 
-# fmt: off
-ARKIT_NAMES = (  # the order of the scores in `FaceDetection.blendshapes`
-    "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
-    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
-    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
-    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
-    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
-    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
-    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
-    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
-    "noseSneerLeft", "noseSneerRight", "tongueOut",
-)
-# fmt: on
 NETWORK_SIDE_PX = 512  # the short side of the picture that the detector sees; it works at 128, the landmarks at 256
 SHARP_FACE_PX = 160  # a face smaller than this in the reduced picture is looked at again in a crop of its own
 
@@ -102,7 +87,7 @@ class FaceDetector:
 
     def __init__(self, max_faces: int = 6, model: Path | None = None):
         model = model or assets.fetch("face_landmarker")
-        with _native_stderr_silenced():
+        with native_stderr_silenced():
             self._still = _landmarker(model, vision.RunningMode.IMAGE, max_faces)
             self._video = _landmarker(model, vision.RunningMode.VIDEO, max_faces)
             self._clock_ms = 0
@@ -235,21 +220,3 @@ def _detection(marks, scores, pose, size: np.ndarray, origin: np.ndarray) -> Fac
         blendshapes=torch.tensor([by_name.get(name, 0.0) for name in ARKIT_NAMES]),
         pose=torch.from_numpy(np.asarray(pose)).float(),
     )
-
-
-_STDERR = threading.Lock()  # two threads that put it aside at once would lose it
-
-
-@contextlib.contextmanager
-def _native_stderr_silenced() -> Iterator[None]:
-    """The C++ side logs to file descriptor 2 while it loads, and no setting of its own stops it."""
-    with _STDERR:
-        sys.stderr.flush()
-        kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(sink)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gpavatar import assets
 from gpavatar.media.alpha import guided_filter, refine_alpha
+from gpavatar.pretrained.native import native_stderr_silenced
 
 NUM_CLASSES = 6
 BACKGROUND, HAIR, BODY_SKIN, FACE_SKIN, CLOTHES, OTHERS = range(NUM_CLASSES)  # the network's order
@@ -55,7 +56,10 @@ def matte(image: Float[Tensor, "3 height width"]) -> Matte:
 def _segmenter() -> vision.ImageSegmenter:
     model = str(assets.fetch("selfie_multiclass"))
     options = vision.ImageSegmenterOptions(BaseOptions(model_asset_path=model), output_confidence_masks=True)
-    return vision.ImageSegmenter.create_from_options(options)
+    with native_stderr_silenced():
+        segmenter = vision.ImageSegmenter.create_from_options(options)
+        segmenter.segment(mediapipe.Image(mediapipe.ImageFormat.SRGB, np.zeros((256, 256, 3), np.uint8)))
+    return segmenter
 
 
 def _class_probabilities(image: Tensor) -> Float[Tensor, "6 height width"]:

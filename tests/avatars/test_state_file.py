@@ -125,7 +125,7 @@ def test_fields_of_the_wrong_kind(file, wrong):
 
 def test_a_place_that_cannot_be_written(state, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write the avatar"):
+    with pytest.raises(InputError, match="cannot be written"):
         save_state(state, tmp_path / "file" / "avatar.safetensors", IDENTITY)
 
 

@@ -109,7 +109,7 @@ def test_shoulders_do_not_swing_with_the_head(studio):
     def shift_px(layer) -> Tensor:
         view = layer.view(source, camera, neck, still)
         uv = view[:, :2] / view[:, 2:] * camera.intrinsics[:2] + camera.intrinsics[2:]
-        return (uv - layer.uv).norm(dim=-1) * SIZE
+        return (uv - source.project(layer.verts)).norm(dim=-1) * SIZE
 
     body = layers.body.follow == 0
     assert body.float().mean() > 0.3

@@ -13,8 +13,7 @@ from gpavatar.data.synthetic import SyntheticFrame, SyntheticPerson, render, syn
 from gpavatar.data.synthetic_motion import random_camera, random_expressions, random_motion
 from gpavatar.data.synthetic_noise import fractal_noise
 from gpavatar.data.synthetic_shading import VOLUME_CELLS, VOLUME_CENTRE, hair_transmittance, hair_volume
-from gpavatar.face.landmarks import ARKIT_NAMES
-from gpavatar.types import HeadParams
+from gpavatar.types import ARKIT_NAMES, HeadParams
 
 MEASURED = (
     "jawOpen",

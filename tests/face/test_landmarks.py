@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from gpavatar.face import landmarks
-from gpavatar.face.landmarks import ARKIT_NAMES, MEDIAPIPE_MIRROR, mirrored_name
+from gpavatar.face.landmarks import MEDIAPIPE_MIRROR, mirrored_name
+from gpavatar.types import ARKIT_NAMES
 
 
 def test_expression_names_are_the_52_of_arkit_each_once():

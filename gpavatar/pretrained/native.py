@@ -1,0 +1,26 @@
+"""What the native libraries behind the networks need around them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+_STDERR = threading.Lock()  # two threads that put it aside at once would lose it
+
+
+@contextlib.contextmanager
+def native_stderr_silenced() -> Iterator[None]:
+    """The C++ side logs to file descriptor 2 while it loads, and no setting of its own stops it."""
+    with _STDERR:
+        sys.stderr.flush()
+        kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(sink)
