@@ -34,7 +34,7 @@ class Layer:
 
     verts: Float[Tensor, "vert 3"]  # head space, at the pose of the photo
     faces: Int[Tensor, "face 3"]
-    uv: Float[Tensor, "vert 2"]  # [0, 1]², (0, 0) the upper left corner of the photo, mirrored beyond its border
+    uv: Float[Tensor, "vert 2"]  # (0, 0) the upper left corner of the photo, (1, 1) the lower right; clamped beyond
     texture: Float[Tensor, "4 height width"]  # [0, 1], RGB not premultiplied, and alpha
     follow: Float[Tensor, " vert"]  # 1: moves with the head, 0: stays with the body
     anchor: Int[Tensor, " vert"]  # the head vertex whose expression motion the point shares
@@ -62,6 +62,7 @@ class FittedMesh:
     mobile: Float[Tensor, "1 height width"]  # [0, 1], 1 where expressions move the skin: the mesh owns those pixels
     depth: Float[Tensor, "1 height width"]  # view depth; meaningless where neither skull nor neck
     centre_x: float  # column of the neck joint, in photo widths
+    ears_y: float  # row of the middle of the ears, in photo heights
     chin_y: float  # row of the chin, in photo heights
     collar_y: float  # row of the neck joint, in photo heights
     neck_depth: float  # view depth of the neck joint
@@ -88,15 +89,20 @@ def split_portrait(frame: SourceFrame, colour: Float[Tensor, "3 height width"], 
         return max(1, round(radius * unit))
 
     hair = frame.hair * (1 - mesh.mobile)
-    rim = frame.face * smoothstep(alpha, 0.8, 1.0) * blur(dilate(mesh.ears, px(12)), px(3)) * (1 - blur(mesh.skull, 1))
+    # The network takes a bald crown for any skin: what is beside the skull and above the ears belongs to the head.
+    near = blur(dilate(mesh.skull, px(20)), px(4)) * (1 - smoothstep(rows, mesh.ears_y, mesh.ears_y + 0.05))
+    face = frame.face + near * (alpha - frame.hair - frame.face).clamp_min(0)
+    crown = dilate(mesh.skull, px(12)) * (1 - smoothstep(rows, mesh.ears_y - 0.03, mesh.ears_y))
+    edge = blur(torch.maximum(crown, dilate(mesh.ears, px(12))), px(3)) * (1 - blur(mesh.skull, 1))
+    rim = face * smoothstep(alpha, 0.8, 1.0) * edge
     hair_alpha = torch.maximum(hair, rim)
 
     implied = _between(frame.hair > 0.5) * (alpha > 0.5)
     hair_colour = push_pull(colour, dilate((frame.hair > 0.9).float(), -px(2)))
     back_alpha = blur(torch.maximum(implied, frame.hair), px(1)) * alpha
 
-    below = alpha * smoothstep(1 - (frame.hair + frame.face) / alpha.clamp_min(1e-3), 0.3, 0.7)
-    hidden = torch.maximum(frame.hair + frame.face, blur(mesh.skull, 1))
+    below = alpha * smoothstep(1 - (frame.hair + face) / alpha.clamp_min(1e-3), 0.3, 0.7)
+    hidden = torch.maximum(frame.hair + face, blur(mesh.skull, 1))
     filled = push_pull(colour, (below > 0.9).float())
     filled = torch.lerp(filled, mesh.bust[:3], mesh.bust[3:] * smoothstep(mesh.collar_y - rows, -0.05, 0.05))
     body_colour = torch.lerp(colour, filled, dilate(hidden, px(2)))
@@ -122,18 +128,18 @@ def _between(mask: Bool[Tensor, "1 height width"]) -> Float[Tensor, "1 height wi
 
 
 def _hair_layer(camera: Camera, texture: Float[Tensor, "4 height width"], mesh: FittedMesh, behind: float) -> Layer:
-    """On the skull `behind` units from its surface; beyond the outline at the outline's depth, a little in front.
+    """On the skull `behind` units from its surface; beyond the outline at the outline's depth.
 
-    So the layer behind the head goes on without a gap, when the head turns, into the hair that is seen.
+    So the layer behind the head goes on without a gap, when the head turns, into the hair that is seen. The outline is
+    taken thin: a little way inside it the skull is already much nearer, and what is hung there would swing out.
     """
-    size = texture.shape[-1]
-    outline = mesh.skull * (1 - dilate(mesh.skull, -max(1, round(size * 0.025))))
-    beyond = push_pull(mesh.depth, outline) - HAIR_THICKNESS
+    outline = mesh.skull * (1 - dilate(mesh.skull, -max(1, round(texture.shape[-1] * 0.004))))
+    beyond = push_pull(mesh.depth, outline)
     depth = blur(torch.where(mesh.skull > 0, mesh.depth + behind, beyond), 2)
     uv, faces = relief_grid(texture[3:])
     verts = lift(uv, depth, camera)
     follow = 1 - smoothstep(uv[:, 1], mesh.chin_y, mesh.collar_y + 0.2)
-    return Layer(verts, faces, mirrored(uv), texture, follow, *tie(verts, mesh.verts))
+    return Layer(verts, faces, uv, texture, follow, *tie(verts, mesh.verts))
 
 
 def _body_layer(camera: Camera, texture: Float[Tensor, "4 height width"], mesh: FittedMesh) -> Layer:

@@ -205,6 +205,7 @@ class TexturedMesh:
             mobile=mobile,
             depth=torch.where(fragments.covered, fragments.depth, bust.depth)[None],
             centre_x=float(neck_at[0]),
+            ears_y=float(rows[topology.regions["ears"]].mean()),
             chin_y=float(rows[self.head.head_weight > 0.95].max()),
             collar_y=float(neck_at[1]),
             neck_depth=float(camera.to_view(neck)[0, 2]),
