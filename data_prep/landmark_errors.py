@@ -1,17 +1,17 @@
 """How MediaPipe errs on the open head: what the tracker must know to see shapes instead of the detector's habits.
 
-synthetic people, moving -> detections -> per landmark: offset, per person: habits -> weights
+synthetic people, moving -> detections -> regression on view and expression -> habits of persons -> weights
 
-A detection differs from the point of the surface that it names in three ways: by an offset that is the same for
-everybody (brows lie lower than the surface map says, cheeks nearer), by a habit that stays with a person through all
-frames (the network makes every face a little more like the average one), and by noise. Offsets are solved by robust
-least squares over all views, in head space. What remains of each person is a 478-point displacement; the principal
-components of these are the habits. The tracker fits a person's habits beside the shape, so that neither the one nor
-the noise is taken for the other.
+A detection differs from the point of the surface that it names by a displacement that depends on the view and the
+expression and is the same for everybody (brows lie lower than the surface map says, a turned face is drawn towards the
+frontal one), by a habit that stays with a person through all frames (every face is drawn towards the average one), and
+by noise. The first is solved by robust ridge regression over all views, in head space. What remains of each person is
+a displacement of 478 points; the principal components of these are the habits. The tracker fits a person's habits
+beside the shape, so that neither the one nor the noise is taken for the other.
 
-    python -m data_prep.landmark_errors --people 120
+    python -m data_prep.landmark_errors
 
-writes gpavatar/tracking/landmark_errors.npz for the packaged head; about 10 s a person on one core.
+writes gpavatar/tracking/landmark_errors.npz for the packaged head: about 10 s a person on one core, then 3 minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,18 +30,21 @@ from rich.progress import track as progress
 from gpavatar.camera import METRES_PER_UNIT, Camera
 from gpavatar.data.synthetic import SyntheticPerson, render
 from gpavatar.data.synthetic_motion import random_camera, random_motion
-from gpavatar.face.landmarks import MEDIAPIPE_MIRROR
+from gpavatar.face.landmarks import MEDIAPIPE_MIRROR, mirrored_name
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.files import whole_file
 from gpavatar.media.image import to_u8
 from gpavatar.pretrained.detector import FaceDetection, FaceDetector
 from gpavatar.tracking import fit
+from gpavatar.tracking.landmark_basis import N_VIEW, view_terms
 
 FIRST_SEED = 21000  # far from those of tests and benchmarks
 CLIP_FRAMES, VIEWS, YAW_DEG, SIZE_PX = 30, 12, 30.0, 512
 HABITS = 24
+MM_PER_UNIT = 1000 * METRES_PER_UNIT
 ROBUST_UNITS = 0.015  # residuals beyond (3 mm) count less and less
 RIDGE = 0.02  # of a view's information: holds what no view shows, the depth of a person seen from the front alone
+RIDGE_VIEW, RIDGE_EXPRESSION = 6.0, 60.0  # views: how much evidence the dependence on view and on expression needs
 TRUSTED_UNITS = 0.005  # a landmark with this noise (1 mm) or less has the full weight
 MIRROR, FLIP = np.array(MEDIAPIPE_MIRROR), np.array([-1.0, 1.0, 1.0])
 
@@ -52,15 +55,27 @@ class Views:
 
     jacobian: np.ndarray  # (view, 478, 2, 3), image plane at the head's depth, head-space units
     residual: np.ndarray  # (view, 478, 2)
+    regressors: np.ndarray  # (view, 1 + N_VIEW + expression): 1, the terms of the view, the expression weights
 
     def without(self, displacement: np.ndarray) -> Views:
-        """What remains when the landmarks are known to be displaced."""
-        return Views(self.jacobian, self.residual - np.einsum("vpij,pj->vpi", self.jacobian, displacement))
+        """What remains when the landmarks are known to be displaced, (478, 3) or (view, 478, 3)."""
+        moved = np.einsum("vpij,...pj->vpi" if displacement.ndim == 2 else "vpij,vpj->vpi", self.jacobian, displacement)
+        return replace(self, residual=self.residual - moved)
+
+    def mirrored(self, names: tuple[str, ...]) -> Views:
+        """What the mirror image would show."""
+        swap = [names.index(mirrored_name(name)) for name in names]
+        ones, view, expression = np.split(self.regressors, [1, 1 + N_VIEW], axis=1)
+        return Views(
+            self.jacobian[:, MIRROR] * FLIP * FLIP[:2, None],
+            self.residual[:, MIRROR] * FLIP[:2],
+            np.concatenate([ones, view * FLIP, expression[:, swap]], 1),
+        )
 
     @staticmethod
     def joined(views: list[Views]) -> Views:
         """All of them as one."""
-        return Views(np.concatenate([v.jacobian for v in views]), np.concatenate([v.residual for v in views]))
+        return Views(*(np.concatenate([getattr(v, f.name) for v in views]) for f in fields(Views)))
 
 
 def observe(seed: int) -> Views:
@@ -77,11 +92,11 @@ def observe(seed: int) -> Views:
         found = detector.detect(to_u8(frame.image))
         if found:
             points = head.topology.mediapipe.on(frame.verts, head.faces).double().numpy()
-            views.append(linearised(points, camera, found[0]))
+            views.append(linearised(points, camera, params.expression.double().numpy(), found[0]))
     return Views.joined(views)
 
 
-def linearised(points: np.ndarray, camera: Camera, face: FaceDetection) -> Views:
+def linearised(points: np.ndarray, camera: Camera, expression: np.ndarray, face: FaceDetection) -> Views:
     """One view: how the true points would have to move to be seen where they were detected."""
     w2c = camera.w2c.double().numpy()
     view = points @ w2c[:3, :3].T + w2c[:3, 3]
@@ -89,19 +104,34 @@ def linearised(points: np.ndarray, camera: Camera, face: FaceDetection) -> Views
     intrinsics = camera.intrinsics.double().numpy()
     seen = (face.landmarks_px.double().numpy() / SIZE_PX - intrinsics[2:]) / intrinsics[:2]
     jacobian = (w2c[:2, :3] - rays[:, :, None] * w2c[2, :3]) / view[:, 2, None, None] * depth
-    return Views(jacobian[None], ((seen - rays) * depth)[None])
+    regressors = np.concatenate([[1.0], view_terms(w2c[:3, :3]), expression])
+    return Views(jacobian[None], ((seen - rays) * depth)[None], regressors[None])
+
+
+def regress(views: Views, ridge: np.ndarray) -> np.ndarray:
+    """Displacements in head space (regressor, 478, 3): robust ridge regression on the views' regressors.
+
+    Iteratively reweighted, each landmark on its own; `ridge` per regressor, in views.
+    """
+    count, number = views.regressors.shape
+    found = np.zeros((number, 478, 3))
+    for point in range(478):
+        jacobian, residual = views.jacobian[:, point], views.residual[:, point]
+        rows = np.einsum("vk,vij->vikj", views.regressors, jacobian).reshape(count, 2, -1)
+        solution = np.zeros(rows.shape[-1])
+        for _ in range(5):
+            error = np.linalg.norm(residual - rows @ solution, axis=1)
+            weighted = (rows / (1 + (error / ROBUST_UNITS) ** 2)[:, None, None]).reshape(2 * count, -1)
+            normal = weighted.T @ rows.reshape(2 * count, -1) + np.diag(np.repeat(ridge, 3))
+            solution = np.linalg.solve(normal, weighted.T @ residual.reshape(-1))
+        found[:, point] = solution.reshape(number, 3)
+    return found
 
 
 def displacement(views: Views) -> np.ndarray:
-    """The head-space displacement (478, 3) that explains the views best: robust, iteratively reweighted."""
-    found = np.zeros((478, 3))
-    for _ in range(6):
-        error = np.linalg.norm(views.without(found).residual, axis=-1)
-        weights = 1 / (1 + (error / ROBUST_UNITS) ** 2)
-        normal = np.einsum("vp,vpij,vpik->pjk", weights, views.jacobian, views.jacobian)
-        right = np.einsum("vp,vpij,vpi->pj", weights, views.jacobian, views.residual)
-        found = np.linalg.solve(normal + RIDGE * len(error) * np.eye(3), right[..., None])[..., 0]
-    return found
+    """The one head-space displacement (478, 3) that explains the views best."""
+    alone = replace(views, regressors=np.ones((len(views.residual), 1)))
+    return regress(alone, np.array([RIDGE * len(views.residual)]))[0]
 
 
 def habits(persons: np.ndarray, weights: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,26 +148,31 @@ def habits(persons: np.ndarray, weights: np.ndarray, number: int) -> tuple[np.nd
     return kept.reshape(-1, 478, 3) / scale, (left**2).sum(-1).mean(0)
 
 
-def solve(people: list[Views], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Offset, habits and weights of the landmarks; `weights` say which of them matter to the components."""
-    offset = displacement(Views.joined(people))
-    offset = (offset + offset[MIRROR] * FLIP) / 2
-    rest = [views.without(offset) for views in people]
+def solve(people: list[Views], weights: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays of the file; `weights` say which landmarks matter to the habits, `names` are the expressions'."""
+    every = Views.joined([view for views in people for view in (views, views.mirrored(names))])
+    ridge = [[RIDGE * len(every.residual)], [RIDGE_VIEW] * N_VIEW, [RIDGE_EXPRESSION] * len(names)]
+    common = regress(every, np.concatenate(ridge))
+    rest = [views.without(np.einsum("vk,kpj->vpj", views.regressors, common)) for views in people]
     persons = np.stack([displacement(views) for views in rest])
     modes, left = habits(persons, weights, min(HABITS, len(people) // 2))
     noise = Views.joined([views.without(own) for views, own in zip(rest, persons, strict=True)]).residual
     # 1.44 takes the median of a squared length in the plane to its mean; the image shows two of the three axes.
     variance = np.median((noise**2).sum(-1), 0) * 1.44 + left * 2 / 3
     variance = (variance + variance[MIRROR]) / 2
-    before, after = (np.median(np.linalg.norm(Views.joined(v).residual, axis=-1)) for v in (people, rest))
-    mm = 1000 * METRES_PER_UNIT
-    print(f"{len(people)} people: error {before * mm:.2f} mm, without offset {after * mm:.2f} mm,", end=" ")
-    print(f"without habits too {np.median(np.linalg.norm(noise, axis=-1)) * mm:.2f} mm")
+    print(f"{len(people)} people; median error {_median_mm(people):.2f} mm, by view and expression", end=" ")
+    print(f"{_median_mm(rest):.2f} mm, less habits {np.median(np.linalg.norm(noise, axis=-1)) * MM_PER_UNIT:.2f} mm")
     return {
-        "offset": offset.astype(np.float32),
+        "offset": common[0].astype(np.float16),
+        "view": common[1 : 1 + N_VIEW].astype(np.float16),
+        "expression": common[1 + N_VIEW :].astype(np.float16),
         "habits": modes.astype(np.float16),
         "weights": np.minimum(1, TRUSTED_UNITS**2 / variance).astype(np.float32),
     }
+
+
+def _median_mm(people: list[Views]) -> float:
+    return float(np.median(np.linalg.norm(Views.joined(people).residual, axis=-1))) * MM_PER_UNIT
 
 
 def _observed(seeds: range, workers: int) -> Iterator[Views]:
@@ -154,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     head = OpenHead.load()
     people = list(_observed(range(FIRST_SEED, FIRST_SEED + options.people), options.workers))
-    arrays = solve(people, head.mediapipe_weights.double().numpy())
+    arrays = solve(people, head.mediapipe_weights.double().numpy(), head.expression_names)
     with whole_file(options.output) as temporary:
         np.savez_compressed(temporary, head_sha256=np.array(head.sha256), **arrays)
 

@@ -3,12 +3,13 @@
 StyleAvatar (section 3.1) alternates pose (Eq. 1) with a regularised linear solve for the coefficients (Eq. 2) under a
 scaled orthographic camera. Here the camera is a perspective one, so every step is a Gauss-Newton step on
 
-    Σ_i w_i |π(R x_i + t) − l_i|² / σ²  +  Σ_j (e_j − s_j)² / σ_e²  +  |a|²
+    Σ_i w_i |π(R x_i + t) − l_i|² / σ²  +  Σ_j (e_j − s_j)² / σ_e²  +  |a|²  +  |b|²
 
-with head points x_i = m_i + S_i a + E_i e (shape a, expression e in [0, 1]), detected landmarks l_i and blendshape
-scores s. The points are linear in a and e but for the turning of jaw and eyes, which the weights jawOpen and eyeLook*
-drive: gaze is fitted through them, and `eye_pose` stays zero. Pose and expression are solved together, as they explain
-the same landmarks; the shape, shared by all frames of a clip, from the Schur complements of its frames.
+with head points x_i = m_i + S_i a + B_i b + E_i e + V_i φ(R) (shape a, expression e in [0, 1]), landmarks l_i and
+blendshape scores s. b are the detector's habits with a person: displacements that stay through all frames and are no
+shape (`landmark_basis`). The points are linear in e but for the turning of jaw and eyes, which the weights jawOpen and
+eyeLook* drive: gaze is fitted through them, and `eye_pose` stays zero. Pose and expression are solved together, as they
+explain the same landmarks; a and b, which all frames of a clip share, from the Schur complements of its frames.
 
 Everything here is float64 numpy in normalised view coordinates (x/z, y/z): the problems are of size 60, and the time
 would go to the dispatch of a tensor library.
@@ -16,6 +17,7 @@ would go to the dispatch of a tensor library.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,11 +25,14 @@ import torch
 from jaxtyping import Bool, Float
 from threadpoolctl import ThreadpoolController
 
+from gpavatar.camera import METRES_PER_UNIT
 from gpavatar.face.morphable import MorphableHead
-from gpavatar.pretrained.detector import ARKIT_NAMES, FaceDetection
-from gpavatar.types import HeadParams
+from gpavatar.pretrained.detector import FaceDetection
+from gpavatar.tracking.landmark_basis import LandmarkBasis, view_terms
+from gpavatar.types import ARKIT_NAMES, HeadParams
 
 OUTER_EYE_CORNERS = (33, 263)  # MediaPipe's indices of the person's right and left outer eye corner
+MM_PER_UNIT = 1000 * METRES_PER_UNIT
 N_POSE = 6  # rotation (left-multiplied axis-angle) and translation
 
 # Products of a few thousand numbers: a second BLAS thread only costs time, 40-fold where other work waits for cores.
@@ -39,8 +44,9 @@ class FitConfig:
     """Standard deviations that weigh landmarks, scores and priors against each other."""
 
     landmark_sigma: float = 0.03  # of a fully trusted landmark, in inter-ocular distances
-    expression_sigma: float = 0.2  # of an expression weight about its score
-    shape_worth: float = 4.0  # all frames of a clip together weigh at most as much as this many independent ones
+    expression_sigma: float = 0.25  # of an expression weight about its score
+    robust_mm: float = 2.5  # errors of a landmark beyond this count less and less
+    shape_worth: float = 12.0  # all frames of a clip together weigh at most as much as this many independent ones
 
 
 @dataclass(frozen=True)
@@ -74,36 +80,10 @@ class FramePose:
         )
 
 
-@dataclass(frozen=True)
-class LandmarkBasis:
-    """The head, linear in its parameters, at the landmarks: all that a fit needs to know of it."""
-
-    mean: Float[np.ndarray, "point 3"]
-    shape: Float[np.ndarray, "point 3 shape"]
-    expression: Float[np.ndarray, "point 3 expression"]
-    weights: Float[np.ndarray, " point"]
-
-    @staticmethod
-    def of(head: MorphableHead) -> LandmarkBasis:
-        """Measure the head's response to each parameter, one at a time."""
-        topology = head.topology
-
-        def points(**changed) -> np.ndarray:
-            batch = (next(iter(changed.values())).shape[0],)
-            params = replace(HeadParams.neutral(head.n_shape, head.n_expression, batch), **changed)
-            return topology.mediapipe.on(head.verts(params), topology.faces).double().numpy()
-
-        mean = points(shape=torch.zeros(1, head.n_shape))[0]
-        return LandmarkBasis(
-            mean=mean,
-            shape=np.moveaxis(points(shape=torch.eye(head.n_shape)) - mean, 0, -1).copy(),
-            expression=np.moveaxis(points(expression=torch.eye(head.n_expression)) - mean, 0, -1).copy(),
-            weights=topology.mediapipe_weights.double().numpy(),
-        )
-
-
 class HeadFitter:
-    """Fits frames of a person whose shape is given, and gathers what frames say of the shape.
+    """Fits frames of a person who is given, and gathers what frames say of the person.
+
+    A `person` is what all frames share: the head's shape, then the detector's habits, in standard deviations.
 
     `points` limits the fit to some of the landmarks.
     """
@@ -114,15 +94,10 @@ class HeadFitter:
         self.config = config or FitConfig()
         basis = LandmarkBasis.of(head)
         self._use = np.flatnonzero(basis.weights > 0 if points is None else points & (basis.weights > 0))
-        self._basis = LandmarkBasis(
-            basis.mean[self._use],
-            basis.shape[self._use],
-            basis.expression[self._use],
-            basis.weights[self._use],
-        )
+        self._basis = basis.only(self._use)
         self._eye_distance = float(np.linalg.norm(np.subtract(*basis.mean[list(OUTER_EYE_CORNERS)])))
         self._scores = [ARKIT_NAMES.index(name) for name in head.expression_names]
-        self.n_shape = head.n_shape
+        self.n_person, self.prior = basis.person.shape[-1], basis.prior
 
     def observe(self, face: FaceDetection, focal_px: float, width_px: int, height_px: int) -> Observation:
         """Bring a detection into the units of the fit, for a camera with its axis through the picture's middle."""
@@ -135,9 +110,11 @@ class HeadFitter:
             rotation=_nearest_rotation(flip @ face.pose[:3, :3].double().numpy()),
         )
 
-    def start(self, seen: Observation, shape: Float[np.ndarray, " shape"]) -> FramePose:
+    def start(self, seen: Observation, person: Float[np.ndarray, " person"]) -> FramePose:
         """A frame without a past: the detector's rotation, its scores, and the place that these imply."""
-        points = self._points(shape, seen.scores) @ seen.rotation.T
+        expression = self._expected(seen, person).clip(0, 1)
+        state = FramePose(seen.rotation, np.zeros(3), expression)
+        points = self._view(state, self._base(person))
         rays, weights = seen.rays[self._use], self._basis.weights
         # x + t_x = u (z + t_z) is linear in t; unlike a reprojection it needs no guess of the depth.
         rows = np.zeros((len(rays), 2, 3))
@@ -146,95 +123,98 @@ class HeadFitter:
         right = rays * points[:, 2:] - points[:, :2]
         scale = np.repeat(np.sqrt(weights), 2)
         solution = np.linalg.lstsq(rows.reshape(-1, 3) * scale[:, None], right.reshape(-1) * scale, rcond=None)[0]
-        return FramePose(seen.rotation, solution, seen.scores.copy())
+        return FramePose(seen.rotation, solution, expression)
 
     @_ONE_BLAS_THREAD.wrap(limits=1)
     def fit(
-        self, seen: Observation, shape: Float[np.ndarray, " shape"], start: FramePose | None = None, steps: int = 3
+        self, seen: Observation, person: Float[np.ndarray, " person"], start: FramePose | None = None, steps: int = 3
     ) -> FramePose:
         """Pose and expression of a frame, `steps` Gauss-Newton steps from `start` (default: from `start()`)."""
         if start is None:
-            start, steps = self.start(seen, shape), steps + 3
-        base = self._basis.mean + self._basis.shape @ shape
+            start, steps = self.start(seen, person), steps + 3
+        base, expected = self._base(person), self._expected(seen, person)
         for _ in range(steps):
-            jacobian, residual = self._linearised(seen, start, base)
-            hessian, gradient = self._normal(jacobian, residual, seen, start)
+            jacobian, residual, _ = self._linearised(seen, start, base)
+            hessian, gradient = self._normal(jacobian, residual, expected, start)
             start = self._moved(start, self._bounded_step(hessian, gradient, start))
         return start
 
     def residual(
-        self, seen: Observation, shape: Float[np.ndarray, " shape"], state: FramePose
+        self, seen: Observation, person: Float[np.ndarray, " person"], state: FramePose
     ) -> Float[np.ndarray, "point 2"]:
         """Reprojection error of the landmarks in use, in inter-ocular distances at the head's depth."""
-        base = self._basis.mean + self._basis.shape @ shape
-        view = self._view(state, base)
+        view = self._view(state, self._base(person))
         return (view[:, :2] / view[:, 2:] - seen.rays[self._use]) * (state.translation[2] / self._eye_distance)
 
     @_ONE_BLAS_THREAD.wrap(limits=1)
-    def shape_information(
-        self, seen: Observation, shape: Float[np.ndarray, " shape"], state: FramePose
-    ) -> tuple[Float[np.ndarray, "shape shape"], Float[np.ndarray, " shape"]]:
-        """What a fitted frame says of the shape: the normal equations Λ a = η with the frame's own unknowns eliminated.
+    def person_information(
+        self, seen: Observation, person: Float[np.ndarray, " person"], state: FramePose
+    ) -> tuple[Float[np.ndarray, "person person"], Float[np.ndarray, " person"]]:
+        """What a fitted frame says of the person: normal equations Λ p = η with the frame's own unknowns eliminated.
 
-        Λ = H_ss − H_sf H_ff⁻¹ H_fs around the given shape and state; weights at their bounds count as known.
+        Λ = H_pp − H_pf H_ff⁻¹ H_fp around the given person and state; weights at their bounds count as known.
         """
-        base = self._basis.mean + self._basis.shape @ shape
-        jacobian, residual = self._linearised(seen, state, base)
-        h_ff, g_f = self._normal(jacobian, residual, seen, state)
-        by_shape = self._projected(self._basis.shape.reshape(-1, self.n_shape), state, base)
-        h_sf, h_ss, g_s = by_shape.T @ jacobian, by_shape.T @ by_shape, by_shape.T @ residual
+        expected, precision = self._expected(seen, person), self.config.expression_sigma**-2
+        jacobian, residual, whitened = self._linearised(seen, state, self._base(person))
+        h_ff, g_f = self._normal(jacobian, residual, expected, state)
+        by_person = whitened(_turned(self._basis.person, state.rotation))
+        h_pf, h_pp, g_p = by_person.T @ jacobian, by_person.T @ by_person, by_person.T @ residual
+        resting = self._basis.resting
+        h_pf[:, N_POSE:] += precision * resting.T
+        h_pp += precision * resting.T @ resting
+        g_p += precision * resting.T @ (expected - state.expression)
         low, high = self._bounds(state)
         free = ~(((low >= 0) & (g_f < 0)) | ((high <= 0) & (g_f > 0)))
-        eliminated = np.linalg.solve(h_ff[np.ix_(free, free)], np.column_stack([h_sf[:, free].T, g_f[free]]))
-        information = h_ss - h_sf[:, free] @ eliminated[:, :-1]
-        return information, g_s - h_sf[:, free] @ eliminated[:, -1] + information @ shape
+        eliminated = np.linalg.solve(h_ff[np.ix_(free, free)], np.column_stack([h_pf[:, free].T, g_f[free]]))
+        information = h_pp - h_pf[:, free] @ eliminated[:, :-1]
+        return information, g_p - h_pf[:, free] @ eliminated[:, -1] + information @ person
 
-    def _points(self, shape: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        return self._basis.mean + self._basis.shape @ shape + self._basis.expression @ expression
+    def _expected(self, seen: Observation, person: np.ndarray) -> np.ndarray:
+        """The expression that the scores speak of, once the person's resting scores are taken off."""
+        return seen.scores - self._basis.resting @ person
+
+    def _base(self, person: np.ndarray) -> np.ndarray:
+        return self._basis.mean + self._basis.person @ person
 
     def _view(self, state: FramePose, base: np.ndarray) -> np.ndarray:
-        points = base + self._basis.expression @ state.expression
+        """The landmarks in camera axes."""
+        points = base + self._basis.expression @ state.expression + self._basis.view @ view_terms(state.rotation)
         return points @ state.rotation.T + state.translation
 
-    def _projected(self, directions: np.ndarray, state: FramePose, base: np.ndarray) -> np.ndarray:
-        """Derivative of the whitened projection along head-space directions, (point·3 column) -> (point·2 column)."""
-        view = self._view(state, base)
-        return self._whitened(self._turned(directions, state.rotation), view, state.translation[2])
+    def _linearised(
+        self, seen: Observation, state: FramePose, base: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """Jacobian by (ω, t, expression) and residual l − π(x), both whitened; and what whitens.
 
-    @staticmethod
-    def _turned(directions: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-        columns = directions.shape[-1]
-        return np.matmul(rotation, directions.reshape(-1, 3, columns))
-
-    def _whitened(self, directions: np.ndarray, view: np.ndarray, depth: float) -> np.ndarray:
-        """View-space directions (point 3 column) -> derivative of the projection over its σ, (point·2 column)."""
+        That takes displacements in camera axes (point 3 column) to (point·2 column), changes of the projection over σ.
+        φ(R) counts as constant. Whitening is by √w / σ with w falling for landmarks that fit badly.
+        """
+        view, depth = self._view(state, base), state.translation[2]
         rays = view[:, :2] / view[:, 2:]
-        moved = directions[:, :2] - rays[:, :, None] * directions[:, 2:]
-        return (moved * (self._precision(depth) / view[:, 2])[:, None, None]).reshape(-1, directions.shape[-1])
+        error = seen.rays[self._use] - rays
+        outlying = np.linalg.norm(error, axis=1) * (depth * MM_PER_UNIT / self.config.robust_mm)
+        weights = self._basis.weights / (1 + outlying**2)
+        precision = np.sqrt(weights) * (depth / (self._eye_distance * self.config.landmark_sigma))
+        scale = (precision / view[:, 2])[:, None, None]
 
-    def _precision(self, depth: float) -> np.ndarray:
-        """√w_i / σ per landmark, σ in ray units at the head's depth."""
-        return np.sqrt(self._basis.weights) * (depth / (self._eye_distance * self.config.landmark_sigma))
+        def whitened(directions: np.ndarray) -> np.ndarray:
+            moved = directions[:, :2] - rays[:, :, None] * directions[:, 2:]
+            return (moved * scale).reshape(-1, directions.shape[-1])
 
-    def _linearised(self, seen: Observation, state: FramePose, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Jacobian by (ω, t, expression) and the residual l − π(x), both whitened."""
-        view = self._view(state, base)
         x, y, z = (view - state.translation).T
         zero = np.zeros_like(x)
         turning = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).reshape(-1, 3, 3)  # ω × Rx, by column of ω
         pose = np.concatenate([turning, np.broadcast_to(np.eye(3), turning.shape)], -1)
-        columns = np.concatenate([pose, self._turned(self._basis.expression, state.rotation)], -1)
-        precision = self._precision(state.translation[2])
-        residual = (seen.rays[self._use] - view[:, :2] / view[:, 2:]) * precision[:, None]
-        return self._whitened(columns, view, state.translation[2]), residual.reshape(-1)
+        columns = np.concatenate([pose, _turned(self._basis.expression, state.rotation)], -1)
+        return whitened(columns), (error * precision[:, None]).reshape(-1), whitened
 
     def _normal(
-        self, jacobian: np.ndarray, residual: np.ndarray, seen: Observation, state: FramePose
+        self, jacobian: np.ndarray, residual: np.ndarray, expected: np.ndarray, state: FramePose
     ) -> tuple[np.ndarray, np.ndarray]:
         """Hessian and descent direction of landmarks plus priors."""
         hessian, gradient = jacobian.T @ jacobian, jacobian.T @ residual
-        precision = np.concatenate([np.zeros(N_POSE), np.full(len(seen.scores), self.config.expression_sigma**-2)])
-        prior = np.concatenate([np.zeros(N_POSE), seen.scores - state.expression])
+        precision = np.concatenate([np.zeros(N_POSE), np.full(len(expected), self.config.expression_sigma**-2)])
+        prior = np.concatenate([np.zeros(N_POSE), expected - state.expression])
         hessian[np.diag_indices_from(hessian)] += precision
         return hessian, gradient + precision * prior
 
@@ -276,25 +256,27 @@ class HeadFitter:
 
 
 @dataclass(frozen=True)
-class ShapeEstimate:
-    """The shape that several frames of a person agree on: (I + c Σ Λ_k) a = c Σ η_k.
+class PersonEstimate:
+    """The person that several frames agree on: (P + c Σ Λ_k) p = c Σ η_k, P the prior.
 
     Errors of the landmarks are the same in every frame of a person, so many frames must not drown the prior: c scales
     the sum down to `worth` frames.
     """
 
-    information: Float[np.ndarray, "shape shape"]
-    evidence: Float[np.ndarray, " shape"]
+    prior: Float[np.ndarray, "person person"]
+    information: Float[np.ndarray, "person person"]
+    evidence: Float[np.ndarray, " person"]
     frames: int
     worth: float
 
     @staticmethod
-    def empty(n_shape: int, worth: float) -> ShapeEstimate:
-        """No frame seen: the mean shape."""
-        return ShapeEstimate(np.zeros((n_shape, n_shape)), np.zeros(n_shape), 0, worth)
+    def of(fitter: HeadFitter) -> PersonEstimate:
+        """No frame seen: the average person."""
+        n = fitter.n_person
+        return PersonEstimate(fitter.prior, np.zeros((n, n)), np.zeros(n), 0, fitter.config.shape_worth)
 
-    def plus(self, information: np.ndarray, evidence: np.ndarray) -> ShapeEstimate:
-        """With one more frame's `HeadFitter.shape_information`."""
+    def plus(self, information: np.ndarray, evidence: np.ndarray) -> PersonEstimate:
+        """With one more frame's `HeadFitter.person_information`."""
         return replace(
             self,
             information=self.information + information,
@@ -303,25 +285,29 @@ class ShapeEstimate:
         )
 
     @_ONE_BLAS_THREAD.wrap(limits=1)
-    def shape(self) -> Float[np.ndarray, " shape"]:
-        """The most likely shape, in standard deviations."""
+    def person(self) -> Float[np.ndarray, " person"]:
+        """The most likely person, in standard deviations."""
         scale = min(1.0, self.worth / max(self.frames, 1))
-        return np.linalg.solve(np.eye(len(self.evidence)) + scale * self.information, scale * self.evidence)
+        return np.linalg.solve(self.prior + scale * self.information, scale * self.evidence)
 
 
-def fit_shape(
+def fit_person(
     fitter: HeadFitter, frames: list[Observation], rounds: int = 4
-) -> tuple[Float[np.ndarray, " shape"], list[FramePose]]:
-    """One shape for all `frames`, and their states under it: Eq. 1 and Eq. 2 in turn, `rounds` times."""
-    shape = np.zeros(fitter.n_shape)
+) -> tuple[Float[np.ndarray, " person"], list[FramePose]]:
+    """One person for all `frames`, and their states under it: Eq. 1 and Eq. 2 in turn, `rounds` times."""
+    person = np.zeros(fitter.n_person)
     states: list[FramePose | None] = [None] * len(frames)
     for _ in range(rounds):
-        states = [fitter.fit(seen, shape, state, steps=2) for seen, state in zip(frames, states, strict=True)]
-        estimate = ShapeEstimate.empty(fitter.n_shape, fitter.config.shape_worth)
+        states = [fitter.fit(seen, person, state, steps=2) for seen, state in zip(frames, states, strict=True)]
+        estimate = PersonEstimate.of(fitter)
         for seen, state in zip(frames, states, strict=True):
-            estimate = estimate.plus(*fitter.shape_information(seen, shape, state))
-        shape = estimate.shape()
-    return shape, [fitter.fit(seen, shape, state, steps=2) for seen, state in zip(frames, states, strict=True)]
+            estimate = estimate.plus(*fitter.person_information(seen, person, state))
+        person = estimate.person()
+    return person, [fitter.fit(seen, person, state, steps=2) for seen, state in zip(frames, states, strict=True)]
+
+
+def _turned(directions: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    return np.matmul(rotation, directions)
 
 
 def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from gpavatar.media.frames import open_frames
 from gpavatar.media.video import VideoFrame
 from gpavatar.pretrained.detector import FaceDetection, FaceDetector
 from gpavatar.streaming import prefetch
-from gpavatar.tracking.fit import FitConfig, FramePose, HeadFitter, Observation, ShapeEstimate, fit_shape
+from gpavatar.tracking.fit import FitConfig, FramePose, HeadFitter, Observation, PersonEstimate, fit_person
 from gpavatar.tracking.select import FaceChoice, PersonFollower, Sighting, choose_face
 from gpavatar.tracking.smooth import CausalSmoother, MotionSample, SmoothConfig, fill_gaps, smoothed
 from gpavatar.types import FaceStatus, HeadParams, InputError, Track, TrackedFrame
@@ -69,9 +69,9 @@ class Tracker:
         seen = [self._only_sighting(image, index, names[index]) for index, image in enumerate(images_u8)]
         focals = [self._focal([sighting]) for sighting in seen]
         observations = [self._observe(sighting, focal) for sighting, focal in zip(seen, focals, strict=True)]
-        shape, states = fit_shape(self._fitter, observations)
+        person, states = fit_person(self._fitter, observations)
         return [
-            self._answer(MotionSample(sighting, FaceStatus.TRACKED, state), shape, focal)
+            self._answer(MotionSample(sighting, FaceStatus.TRACKED, state), person, focal)
             for sighting, state, focal in zip(seen, states, focals, strict=True)
         ]
 
@@ -107,33 +107,33 @@ class Tracker:
             ahead.append(later)
             if later.time_s - sighting.time_s >= self.config.lookahead_s:
                 break
-        focal, shape = self._clip_constants([one for one in ahead if one.face is not None])
-        samples = self._fitted(chain(ahead, sightings), shape, focal)
+        focal, person = self._clip_constants([one for one in ahead if one.face is not None])
+        samples = self._fitted(chain(ahead, sightings), person, focal)
         for sample in smoothed(fill_gaps(samples, self.config.max_gap_s), self.config.smooth):
-            yield self._answer(sample, shape, focal)
+            yield self._answer(sample, person, focal)
 
     def _clip_constants(self, seen: list[Sighting]) -> tuple[float, np.ndarray]:
-        """Focal length and shape from the most diverse of the frames."""
+        """Focal length and person from the most diverse of the frames."""
         chosen = _diverse(seen, self.config.shape_frames)
         focal = self._focal(chosen)
-        shape, _ = fit_shape(self._fitter, [self._observe(sighting, focal) for sighting in chosen])
-        return focal, shape
+        person, _ = fit_person(self._fitter, [self._observe(sighting, focal) for sighting in chosen])
+        return focal, person
 
-    def _fitted(self, sightings: Iterable[Sighting], shape: np.ndarray, focal: float) -> Iterator[MotionSample]:
+    def _fitted(self, sightings: Iterable[Sighting], person: np.ndarray, focal: float) -> Iterator[MotionSample]:
         last: FramePose | None = None
         for sighting in sightings:
-            last = None if sighting.face is None else self._fit(sighting, shape, focal, last)
+            last = None if sighting.face is None else self._fit(sighting, person, focal, last)
             status = FaceStatus.MISSING if last is None else FaceStatus.TRACKED
             yield MotionSample(sighting, status, last)
 
-    def _fit(self, sighting: Sighting, shape: np.ndarray, focal: float, last: FramePose | None) -> FramePose:
+    def _fit(self, sighting: Sighting, person: np.ndarray, focal: float, last: FramePose | None) -> FramePose:
         """The state of a frame that shows the face, from the frame before it where that leads somewhere."""
         seen = self._observe(sighting, focal)
         if last is not None and not sighting.after_cut:
-            state = self._fitter.fit(seen, shape, last, steps=2)
-            if np.abs(self._fitter.residual(seen, shape, state)).mean() < LOST_RESIDUAL:
+            state = self._fitter.fit(seen, person, last, steps=2)
+            if np.abs(self._fitter.residual(seen, person, state)).mean() < LOST_RESIDUAL:
                 return state
-        return self._fitter.fit(seen, shape)
+        return self._fitter.fit(seen, person)
 
     def _causal(self, sightings: Iterator[Sighting]) -> Iterator[TrackedFrame]:
         smoother = CausalSmoother(self.config.smooth)
@@ -155,13 +155,13 @@ class Tracker:
                     last = replace(last, status=FaceStatus.MISSING)
                 held = FaceStatus.INTERPOLATED if last.status == FaceStatus.TRACKED else FaceStatus.MISSING
                 sample = MotionSample(sighting, held, last.state)
-            yield self._answer(smoother.push(sample), person.shape, person.focal)
+            yield self._answer(smoother.push(sample), person.person, person.focal)
 
     def _focal(self, seen: list[Sighting]) -> float:
         """The focal length for these frames, in longer image sides."""
         if self.config.focal is not None:
             return self.config.focal
-        guess, mean = 2.0, np.zeros(self._fitter.n_shape)
+        guess, mean = 2.0, np.zeros(self._fitter.n_person)
         depths = [self._fitter.start(self._observe(sighting, guess), mean).translation[2] for sighting in seen]
         return guess * FACE_DISTANCE / float(np.median(depths))  # depth grows in proportion to the focal length
 
@@ -177,7 +177,7 @@ class Tracker:
         height, width = image_u8.shape[:2]
         return Sighting(index, 0.0, width, height, face, True)
 
-    def _answer(self, sample: MotionSample, shape: np.ndarray, focal: float) -> TrackedFrame:
+    def _answer(self, sample: MotionSample, person: np.ndarray, focal: float) -> TrackedFrame:
         sighting = sample.sighting
         longer = max(sighting.width_px, sighting.height_px)
         intrinsics = torch.tensor([focal * longer / sighting.width_px, focal * longer / sighting.height_px, 0.5, 0.5])
@@ -185,7 +185,7 @@ class Tracker:
             index=sighting.index,
             time_s=sighting.time_s,
             status=sample.status,
-            params=sample.state.params(shape),
+            params=sample.state.params(person[: self.head.n_shape]),
             camera=Camera.from_w2c(sample.state.w2c(), intrinsics),
             landmarks_px=_landmarks_px(sighting.face),
         )
@@ -206,17 +206,17 @@ class _CausalPerson:
         self._tracker = tracker
         self._fitter = tracker._fitter
         self.focal = tracker._focal([first])
-        self.shape, _ = fit_shape(self._fitter, [tracker._observe(first, self.focal)])
-        self._estimate = ShapeEstimate.empty(self._fitter.n_shape, self._fitter.config.shape_worth)
+        self.person, _ = fit_person(self._fitter, [tracker._observe(first, self.focal)])
+        self._estimate = PersonEstimate.of(self._fitter)
         self._next_lesson_s = first.time_s
 
     def fit(self, sighting: Sighting, last: FramePose | None) -> FramePose:
-        state = self._tracker._fit(sighting, self.shape, self.focal, last)
+        state = self._tracker._fit(sighting, self.person, self.focal, last)
         config = self._tracker.config
         if self._estimate.frames < config.shape_frames and sighting.time_s >= self._next_lesson_s:
             seen = self._tracker._observe(sighting, self.focal)
-            self._estimate = self._estimate.plus(*self._fitter.shape_information(seen, self.shape, state))
-            self.shape = self._estimate.shape()
+            self._estimate = self._estimate.plus(*self._fitter.person_information(seen, self.person, state))
+            self.person = self._estimate.person()
             self._next_lesson_s = sighting.time_s + config.lookahead_s / config.shape_frames
         return state
 
