@@ -31,7 +31,7 @@ from gpavatar.media.image import to_u8
 from gpavatar.media.video import VideoFrame
 from gpavatar.pretrained.detector import FaceDetector
 from gpavatar.reenact import code_version
-from gpavatar.tracking.fit import HeadFitter, fit_shape
+from gpavatar.tracking.fit import HeadFitter, fit_person
 from gpavatar.tracking.select import PersonFollower, Sighting
 from gpavatar.tracking.smooth import fill_gaps
 from gpavatar.tracking.tracker import Tracker, TrackerConfig
@@ -197,7 +197,7 @@ def _held_out(head: OpenHead, sightings: list[Sighting]) -> float:
         fitter.observe(one.face, 2.0 * max(one.width_px, one.height_px), one.width_px, one.height_px)
         for one in sightings
     ]
-    person, _ = fit_shape(fitter, seen[:: max(1, len(seen) // 24)])
+    person, _ = fit_person(fitter, seen[:: max(1, len(seen) // 24)])
     states = [fitter.fit(one, person) for one in seen]
     return float(
         np.median([np.linalg.norm(judge.residual(a, person, b), axis=1) for a, b in zip(seen, states, strict=True)])
