@@ -12,7 +12,8 @@ import torch
 
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.image import read_image, resize_u8
-from gpavatar.pretrained.detector import ARKIT_NAMES, FaceDetection, FaceDetector, Window
+from gpavatar.pretrained.detector import FaceDetection, FaceDetector, Window
+from gpavatar.types import ARKIT_NAMES
 
 RIGHT_EYE, LEFT_EYE, CHIN = 33, 263, 152  # MediaPipe's indices; outer corners
 
