@@ -258,8 +258,8 @@ class TexturedMesh:
     def _complete(self, seen: HeadTexture) -> Float[Tensor, "3 height width"]:
         """The whole texture: skin from the photos, eyes round the iris, the mouth's inside in plain colours.
 
-        Teeth keep what the photos show of them as far as it is bright enough not to be lip. The inside of the mouth is
-        as light as the skin, and darker the further back.
+        Teeth keep what the photos show of them as far as it is bright and pale enough to be no lip. The inside of the
+        mouth is as light as the skin, and darker the further back.
         """
         texels, head, part = self._texels, self.head, self._texel_parts
         colour = complete_skin(seen, self._skin)
@@ -271,8 +271,9 @@ class TexturedMesh:
             shade = 0.2 + 0.8 * smoothstep(depth[own], depth[own].min(), depth[own].max())
             colour[:, own] = torch.tensor(plain)[:, None] * light * shade
         tooth = torch.isin(part, torch.tensor([PARTS.index("teeth_upper"), PARTS.index("teeth_lower")]))
-        bright = smoothstep(seen.colour.amin(0), 0.3 * light, 0.5 * light)
-        colour = torch.lerp(colour, seen.colour, seen.seen * tooth * bright)
+        low, high = seen.colour.amin(0), seen.colour.amax(0)
+        enamel = smoothstep(low, 0.5 * light, 0.75 * light) * smoothstep(low / high.clamp_min(1e-3), 0.65, 0.8)
+        colour = torch.lerp(colour, seen.colour, seen.seen * tooth * enamel)
 
         for eye in ("eye_left", "eye_right"):
             own = part == PARTS.index(eye)
