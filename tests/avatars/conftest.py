@@ -52,6 +52,11 @@ class Studio:
     def four(self) -> TexturedMeshState:
         return self.avatar.encode(self.sources)
 
+    @cached_property
+    def four_in_a_room(self) -> TexturedMeshState:
+        """Of four views in which the head turns before a light that stands still."""
+        return self.avatar.encode([known_source(self.person, self.truth(at)) for at in SOURCES])
+
 
 def open_studio(seed: int, style: str) -> Studio:
     with pytest.MonkeyPatch.context() as patch:

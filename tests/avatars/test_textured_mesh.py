@@ -87,6 +87,18 @@ def test_views_are_seen(studio):
         assert error(drawn[face], truth.image[face]) < 0.6 * error(source[face], truth.image[face])
 
 
+def test_light_that_stands_still_does_not_make_four_sources_worse(studio):
+    """The head turns in the room: each photo is lit from another side than the one before."""
+    gains = []
+    for at in ((0, -20), (0, 20), (8, 0)):
+        truth = studio.truth(at)
+        face = box(studio, truth, FACE_OVAL)
+        one, four = (studio.drawn(state, at).image for state in (studio.one, studio.four_in_a_room))
+        gains.append(psnr(four[face], truth.image[face]) - psnr(one[face], truth.image[face]))
+    # dB; measured -0.03, 0.08, 1.24; the law for a default allows no view to lose more than 0.05
+    assert min(gains) > -0.05 and sum(gains) > 0.5, gains
+
+
 def test_four_sources_are_better_than_one(studio):
     """At views that none of them shows."""
     gains = []
