@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -151,6 +152,9 @@ class Background:
 
     def draw(self, size: int) -> Float[np.ndarray, "{size} {size} 3"]:
         """The picture, linear RGB."""
+        return _draw_background(self.kind, self.colours.tobytes(), self.seed, size).copy()
+
+    def _drawn(self, size: int) -> np.ndarray:
         rng = np.random.default_rng(self.seed)
         v, u = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size, indexing="ij")
         first, second = self.colours[0], self.colours[1]
@@ -174,4 +178,10 @@ class Background:
             picture = smooth[0].permute(1, 2, 0).clamp_min(0).numpy()
         else:
             picture = np.tile(first, (size, size, 1))
-        return picture * vignette[..., None]
+        return (picture * vignette[..., None]).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _draw_background(kind: str, colours: bytes, seed: int, size: int) -> np.ndarray:
+    """Kept: the frames of a clip share their background, which takes as long as the skin."""
+    return Background(kind, np.frombuffer(colours).reshape(4, 3), seed)._drawn(size)

@@ -14,8 +14,9 @@ from gpavatar.data import synthetic_hair
 from gpavatar.data.synthetic_body import Background, Clothes, Torso, build_torso, random_light
 from gpavatar.data.synthetic_fuzz import Fuzz, front_map, grow_beard, grow_brows
 from gpavatar.data.synthetic_hair import STYLES, Hair, HairStyle
-from gpavatar.data.synthetic_shading import Light, hair_transmittance, hair_volume, shadow_frame, strand_transmittance
+from gpavatar.data.synthetic_shading import Light, shadow_frame
 from gpavatar.data.synthetic_skin import IRIS_TONES, Complexion, SkinPoints, linear
+from gpavatar.data.synthetic_strands import hair_transmittance, hair_volume, strand_transmittance
 from gpavatar.data.synthetic_texture import cloth_texture, head_texture
 from gpavatar.face.open_head import PARTS, OpenHead
 from gpavatar.face.raster import rasterize, vertex_normals

@@ -12,7 +12,7 @@ from gpavatar.camera import Camera
 from gpavatar.data.synthetic import SyntheticFrame, SyntheticPerson, render, synthetic_clip
 from gpavatar.data.synthetic_motion import random_camera, random_expressions, random_motion
 from gpavatar.data.synthetic_noise import fractal_noise
-from gpavatar.data.synthetic_shading import VOLUME_CELLS, VOLUME_CENTRE, hair_transmittance, hair_volume
+from gpavatar.data.synthetic_strands import VOLUME_CELLS, VOLUME_CENTRE, hair_transmittance, hair_volume
 from gpavatar.types import ARKIT_NAMES, HeadParams
 
 MEASURED = (
