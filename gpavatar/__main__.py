@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("usage: gpavatar VERB [--help] ...\n\n3-D head avatars from one photo, a few, or a stream.\n")
         print("\n".join(f"  {name:<10} {entry.about}" for name, entry in VERBS.items()))
         return 0
-    if verb not in VERBS:
-        print(f"error: no verb is called {verb!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
-        return 2
-    from gpavatar.config import run_program
+    from gpavatar.config import did_you_mean, run_program
 
+    if verb not in VERBS:
+        print(f"error: no verb is called {verb!r}; {did_you_mean(verb, list(VERBS))}", file=sys.stderr)
+        return 2
     program = getattr(import_module(VERBS[verb].module), VERBS[verb].attribute)
     return run_program(program, rest, prog=f"gpavatar {verb}")
 

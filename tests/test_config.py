@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from tyro.conf import Positional
 
 from gpavatar.config import MISSING, load_config, run_program
+from gpavatar.limits import MAX_YAML_BYTES
 from gpavatar.types import InputError
 
 
@@ -127,3 +130,77 @@ def test_ctrl_c_is_code_130_and_a_bug_keeps_its_traceback():
     assert run_program(interrupted, []) == 130
     with pytest.raises(ZeroDivisionError):
         run_program(buggy, [])
+
+
+def reject(program, argv: list[str], capsys) -> str:
+    """What a program says to a command line that it does not take: one line, code 2."""
+    assert run_program(program, argv, prog="tool") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "\u2502" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["a", "--expresion", "x"], ("unknown option --expresion", "did you mean --expression?", "tool --help")),
+        (["a", "--zzzzzz"], ("unknown option --zzzzzz", "tool --help")),
+        (["a", "--expression"], ("--expression", "value")),
+        (["a", "--expression", "sideways"], ("sideways", "absolute", "relative")),
+        (["a", "--size", "wide"], ("--size", "wide")),
+        (["a", "b"], ("b",)),
+        ([], ("name",)),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_line(argv, parts, capsys):
+    def program(name: Positional[str], size: int = 1, expression: Literal["absolute", "relative"] = "absolute") -> None:
+        raise AssertionError("must not run")
+
+    said = reject(program, argv, capsys)
+    assert all(part in said for part in parts), said
+
+
+def test_a_wrong_command_is_named_with_the_nearest(capsys):
+    program = {"fetch": lambda: None, "list": lambda: None}
+    assert "did you mean fetch?" in reject(program, ["ftech"], capsys)
+    assert "there are: fetch, list" in reject(program, ["zzz"], capsys)
+    reject(program, [], capsys)
+
+
+def test_help_goes_out_as_it_is(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_program(lambda: None, ["--help"], prog="tool")
+    assert not caught.value.code and "usage: tool" in capsys.readouterr().out
+
+
+def test_sigterm_ends_a_program_as_ctrl_c_does(capsys):
+    def terminated() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_program(terminated, [], prog="tool") == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nb: &b [*a, *a]\nsizes: [*b, *b]",  # doubles with every line
+        "sizes: " + "[" * 5000,
+        "name: " + "9" * 5000,
+        "name: 2001-99-99",
+        "name: " + "x" * (MAX_YAML_BYTES + 1),
+        "name: ${name}",
+        "name: ${oc.env",
+        "name: !!python/object/apply:os.mkdir [touched]",
+    ],
+)
+def test_yaml_that_unfolds_without_end_or_makes_no_sense(tmp_path, text):
+    message = message_of(lambda: load_config(RunConfig, write(tmp_path, text)))
+    assert "run.yaml" in message and len(message) < 500
+
+
+@pytest.mark.parametrize("pair", ["name=[", "name=&a [*a]", "sizes=" + "[" * 5000, "=", "a=b=c", "name=" + "9" * 5000])
+def test_pairs_that_make_no_sense(pair):
+    message_of(lambda: load_config(RunConfig, overrides=[pair]))

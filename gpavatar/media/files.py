@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     InputError (one line) where the place cannot be written or the disk is full.
     """
     temporary = temporary_name(path)
+    remove_left_over(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -50,8 +54,37 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path`, with the same suffix, that no other process uses."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    """A hidden name beside `path`, with the same suffix, that no other process uses; it says whose it is."""
+    return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.tmp{path.suffix}")
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove what processes of this machine that were killed while writing `path` left beside it."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.{re.escape(_host())}\.(\d+)\.tmp{re.escape(path.suffix)}")
+    with suppress(OSError):  # no such directory, or another process was faster
+        for beside in path.parent.iterdir():
+            found = name.fullmatch(beside.name)
+            if not found or _is_running(int(found[1])):
+                continue
+            if beside.is_dir() and not beside.is_symlink():
+                shutil.rmtree(beside, ignore_errors=True)
+            else:
+                beside.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    """Which machine a process number belongs to: on a shared disk the same number runs elsewhere."""
+    return re.sub(r"[^\w-]", "-", platform.node())[:32]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

@@ -19,7 +19,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from jaxtyping import UInt8
 
 from gpavatar.media.audio import AudioTrack
-from gpavatar.media.files import cannot_write, temporary_name
+from gpavatar.media.files import cannot_write, remove_left_over, temporary_name
 from gpavatar.media.image import save_image
 from gpavatar.types import InputError
 
@@ -65,6 +65,7 @@ class FrameWriter:
         self._queue: queue.Queue = queue.Queue(maxsize=QUEUE_FRAMES)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_over(path)
             self._temporary.touch()
         except OSError as error:
             raise cannot_write(path, error) from error

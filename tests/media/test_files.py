@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from gpavatar.media.files import fit_size, whole_file
+from gpavatar.media.files import fit_size, remove_left_over, temporary_name, whole_file
 from gpavatar.types import InputError
 
 
@@ -31,6 +33,36 @@ def test_whole_file_leaves_nothing_when_it_does_not(tmp_path):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
+
+
+def number_of_a_dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    path = tmp_path / "a.b [1].mp4"
+    with monkeypatch.context() as patch:
+        pid = number_of_a_dead_process()
+        patch.setattr(os, "getpid", lambda: pid)
+        temporary_name(path).write_text("half")
+        of_another = temporary_name(tmp_path / "other.mp4")
+        of_another.write_text("half")
+        frames = temporary_name(tmp_path / "frames")
+        frames.mkdir()
+        (frames / "000000.png").touch()
+        patch.setattr("platform.node", lambda: "elsewhere")
+        temporary_name(path).write_text("a process on another machine that writes to the same disk")
+        foreign = temporary_name(path)
+    patch.setattr(os, "getpid", os.getppid)
+    alive = temporary_name(path)
+    alive.write_text("a process that still writes")
+    patch.undo()
+    with whole_file(path) as temporary:
+        temporary.write_text("whole")
+    remove_left_over(tmp_path / "frames")
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, of_another.name, foreign.name, alive.name}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import awkward_files as awkward
 import numpy as np
 import pytest
 
+from gpavatar.media.files import temporary_name
 from gpavatar.media.image import read_image
 from gpavatar.media.video import open_video
 from gpavatar.media.writer import DirectoryWriter, ImageWriter, VideoWriter, open_writer
@@ -156,6 +157,17 @@ def test_after_an_exception_nothing_is_left(tmp_path, name):
         writer.write(awkward.marked_frame(WIDTH, HEIGHT))
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png", "frames"])
+def test_what_a_killed_run_left_is_gone_after_the_next(tmp_path, name, monkeypatch):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: process.pid)
+        temporary_name(tmp_path / name).write_bytes(b"half")
+    write(tmp_path / name, [None])
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_an_older_result_survives_a_failed_run(tmp_path):
