@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from gpavatar.limits import MAX_ANIMATION_PIXELS
 from gpavatar.media.files import check_file, check_range, fit_size
-from gpavatar.media.image import IMAGE_SUFFIXES, is_heif, open_image, read_image, to_rgba
+from gpavatar.media.image import IMAGE_SUFFIXES, damage_named, flatten, is_heif, open_image, read_image, to_srgb
 from gpavatar.media.video import FrameReader, VideoFrame, VideoInfo, open_video
 from gpavatar.types import InputError
 
@@ -38,7 +40,7 @@ def open_frames(
     if not is_heif(path) and not _is_image(path):
         return open_video(path, max_side_px=max_side_px, start_s=start_s, end_s=end_s)
     with open_image(path) as image:
-        animated = image.format in ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1
+        animated = image.format in ANIMATED_FORMATS and _num_pictures(image, path) > 1
     if animated:
         return AnimationReader(path, max_side_px, start_s, end_s)
     return DirectoryReader(path, max_side_px, None, None, fps)
@@ -80,40 +82,58 @@ class DirectoryReader:
 class AnimationReader:
     """An animated GIF, WebP or PNG with the delays it states, alpha flattened over white."""
 
-    broken_at_s = None
-
     def __init__(self, path: Path, max_side_px: int | None, start_s: float | None, end_s: float | None):
         check_range(path, start_s, end_s)
         self.path, self._start_s, self._end_s = path, start_s or 0.0, end_s or math.inf
+        self.broken_at_s: float | None = None
         times = [time_s for time_s, _ in self._pictures()]
         inside = [time_s for time_s in times if self._start_s - 1e-6 <= time_s < self._end_s - 1e-6]
         if not inside:
             raise InputError(f"{path}: has no frame between {start_s} s and {end_s} s; it ends at {times[-1]:g} s")
         with open_image(path) as image:
             self._size = fit_size(*image.size, max_side_px)
-        fps = (len(times) - 1) / (times[-1] - times[0])
+        fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1 / DEFAULT_FRAME_S
         duration, count = len(inside) / fps, len(inside)
         self.info = VideoInfo(path, *self._size, fps, duration, count, has_audio=False, rotation_deg=0)
 
     def __iter__(self) -> Iterator[VideoFrame]:
+        self.broken_at_s = None
         index = 0
         for time_s, picture in self._pictures():
             if time_s >= self._end_s - 1e-6:
                 return
             if time_s >= self._start_s - 1e-6:
-                rgba = to_rgba(picture).resize(self._size, Image.Resampling.BILINEAR)
-                white = Image.new("RGBA", rgba.size, "white")
-                yield VideoFrame(index, time_s, np.array(Image.alpha_composite(white, rgba).convert("RGB")))
+                image = flatten(to_srgb(picture).resize(self._size, Image.Resampling.BILINEAR))
+                yield VideoFrame(index, time_s, np.array(image))
                 index += 1
+        if self.broken_at_s is not None:
+            warnings.warn(f"{self.path}: breaks off at {self.broken_at_s:.2f} s; read up to there", stacklevel=2)
 
     def _pictures(self) -> Iterator[tuple[float, Image.Image]]:
+        """All that can be decoded, at least one."""
         with open_image(self.path) as image:
+            count = _num_pictures(image, self.path)
+            if count * image.width * image.height > MAX_ANIMATION_PIXELS:
+                size = f"{count} frames of {image.width}x{image.height} px"
+                raise InputError(f"{self.path}: {size} are more than an animation holds; make it a video")
             time_s = 0.0
-            for number in range(image.n_frames):
-                image.seek(number)
-                image.load()
+            for number in range(count):
+                try:
+                    with damage_named(self.path):
+                        image.seek(number)
+                        image.load()
+                except InputError:
+                    if number == 0:
+                        raise
+                    self.broken_at_s = time_s
+                    return
                 yield time_s, image
                 time_s += (image.info.get("duration") or 0) / 1000 or DEFAULT_FRAME_S
+
+
+def _num_pictures(image: Image.Image, path: Path) -> int:
+    with damage_named(path):  # a GIF is read through to count them
+        return getattr(image, "n_frames", 1)
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
@@ -136,5 +156,5 @@ def _is_image(path: Path) -> bool:
             return True
     except Image.DecompressionBombError:
         return True
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except Exception:  # what Pillow's readers raise at a damaged header is up to each of them
         return False

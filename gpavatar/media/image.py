@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 from torch import Tensor
 
-from gpavatar.media.files import check_file, fit_size, whole_file
+from gpavatar.limits import MAX_IMAGE_PIXELS
+from gpavatar.media.files import check_file, fit_size, one_line, whole_file
 from gpavatar.types import InputError
 
-MAX_IMAGE_PIXELS = 150_000_000  # the largest cameras; beyond it lie decompression bombs
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 SRGB = ImageCms.createProfile("sRGB")
+EXIF_ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: str | Path, max_side_px: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
@@ -26,25 +38,36 @@ def read_image(path: str | Path, max_side_px: int | None = None) -> UInt8[np.nda
 
     With `max_side_px` a larger image is scaled down, never up. InputError (one line) where it cannot be read.
     """
-    rgba = Image.fromarray(read_image_rgba(path, max_side_px), "RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.array(flatten(_read(Path(path), max_side_px)))
 
 
 def read_image_rgba(path: str | Path, max_side_px: int | None = None) -> UInt8[np.ndarray, "height width 4"]:
     """As `read_image`, with the alpha channel kept (not premultiplied); 255 where the file has none."""
-    path = Path(path)
-    with open_image(path) as image:
-        try:
-            if max_side_px:
-                image.draft(None, fit_size(*image.size, max_side_px))  # a JPEG is decoded at 1/2, 1/4 or 1/8
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: the image is cut off or damaged ({error}); copy it again") from error
-        upright = ImageOps.exif_transpose(to_rgba(image))
-    if max_side_px and max(upright.size) > max_side_px:
-        upright = upright.resize(fit_size(*upright.size, max_side_px), Image.Resampling.LANCZOS)
-    return np.array(upright)
+    return np.array(_read(Path(path), max_side_px).convert("RGBA"))
+
+
+def _read(path: Path, max_side_px: int | None) -> Image.Image:
+    """Decoded, scaled and upright. At most two copies of a picture are held at a time: one may take 600 MB."""
+    with open_image(path) as opened, damage_named(path):
+        if max_side_px:
+            opened.draft(None, fit_size(*opened.size, max_side_px))  # a JPEG is decoded at 1/2, 1/4 or 1/8
+        opened.load()
+        turn = TURNS.get(opened.getexif().get(EXIF_ORIENTATION))
+        image = _scaled(opened, max_side_px)
+    image = _scaled(to_srgb(image), max_side_px)
+    return image.transpose(turn) if turn is not None else image
+
+
+def _scaled(image: Image.Image, max_side_px: int | None) -> Image.Image:
+    """Scaled down, in modes in which that is a mean of colours."""
+    if not max_side_px or max(image.size) <= max_side_px or image.mode not in ("RGB", "RGBA", "L", "CMYK"):
+        return image
+    if "transparency" in image.info:  # one colour stands for it: no mean of colours must become it
+        return image
+    profile = image.info.get("icc_profile")
+    image = image.resize(fit_size(*image.size, max_side_px), Image.Resampling.LANCZOS)
+    image.info["icc_profile"] = profile
+    return image
 
 
 def open_image(path: Path) -> Image.Image:
@@ -60,12 +83,24 @@ def open_image(path: Path) -> Image.Image:
         raise InputError(f"{path}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels; scale it down") from error
     except PermissionError as error:
         raise InputError(f"{path}: not allowed to read it; change its permissions") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # what Pillow's readers raise at a damaged header is up to each of them
         raise InputError(f"{path}: not an image that can be read; give a png or jpg") from error
     if image.width * image.height > MAX_IMAGE_PIXELS:
         image.close()
         raise InputError(f"{path}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels; scale it down")
     return image
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """InputError for whatever Pillow raises in the block: at damage, each of its readers raises what it likes."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        said = one_line(error)
+        raise InputError(f"{path}: the image is cut off or damaged ({said}); copy it again") from error
 
 
 def is_heif(path: Path) -> bool:
@@ -75,25 +110,40 @@ def is_heif(path: Path) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
-def to_rgba(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow -> 8-bit RGBA in sRGB; metadata (EXIF) is kept."""
-    exif, profile = image.getexif(), image.info.get("icc_profile")
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow -> 8-bit RGB in sRGB, or RGBA where the image has transparency."""
+    profile = image.info.get("icc_profile")
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(image, np.float64)
-        # floats are taken as [0, 1] unless they go beyond; integers as 16 bit unless they fit into 8
-        top = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
-        top = 65535.0 if image.mode.startswith("I;16") else top
-        image, profile = Image.fromarray(np.uint8(np.rint(np.clip(values / top, 0, 1) * 255)), "L"), None
+        image, profile = _to_8_bit(image), None
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    alpha = image.convert("RGBA").getchannel("A") if has_alpha else None
-    if image.mode not in ("RGB", "CMYK", "L"):
-        image = image.convert("RGBA").convert("RGB")
-    rgb = _in_srgb(image, profile).convert("RGB")
-    rgba = rgb.convert("RGBA")
+    if has_alpha and image.mode != "RGBA":
+        image = image.convert("RGBA")
+    alpha = image.getchannel("A") if has_alpha else None
+    if has_alpha or image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGB")
+    image = _in_srgb(image, profile).convert("RGB")
     if alpha is not None:
-        rgba.putalpha(alpha)
-    rgba.info["exif"] = exif.tobytes()
-    return rgba
+        image.putalpha(alpha)
+    return image
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGB or RGBA -> RGB, over white."""
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, np.float32)
+    # floats are taken as [0, 1] unless they go beyond; integers as 16 bit unless they fit into 8
+    top = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
+    top = 65535.0 if image.mode.startswith("I;16") else top
+    values = np.nan_to_num(values)
+    values *= 255 / top
+    return Image.fromarray(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8), "L")
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

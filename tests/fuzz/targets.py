@@ -1,0 +1,317 @@
+"""What strangers' files are given to: each reader with small good files of its kind, and what the program does next.
+
+A target reads the file as far as a program would: all frames of a video and on into a writer, an avatar until it is
+drawn. It may only return, or raise a GpavatarError.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import awkward_files as awkward
+import numpy as np
+import torch
+from PIL import Image, ImageCms
+
+from gpavatar.types import GpavatarError
+
+MAX_SIDE_PX = 1280  # as sources and drivers are read
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under test."""
+
+    seeds: Callable[[Path], None]  # writes good files into a folder
+    read: Callable[[Path, Path], object]  # (file, empty folder to write to)
+    weight: float = 1.0  # share of the cases
+
+
+def picture(width: int = 48, height: int = 40) -> np.ndarray:
+    """Something to compress."""
+    noise = np.random.default_rng(0).integers(0, 40, (height, width, 3), np.uint8)
+    return awkward.marked_frame(width, height) + noise
+
+
+def image_seeds(folder: Path) -> None:
+    """Every format and mode that people bring."""
+    image = Image.fromarray(picture())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image.save(folder / "a.png", icc_profile=profile, exif=exif)
+    image.convert("RGBA").save(folder / "rgba.png")
+    image.quantize(16).save(folder / "palette.png", transparency=3)
+    Image.fromarray(picture()[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    image.save(folder / "a.jpg", exif=exif, icc_profile=profile)
+    image.convert("CMYK").save(folder / "cmyk.jpg", progressive=True)
+    image.save(folder / "a.webp")
+    image.save(folder / "lossless.webp", lossless=True, exif=exif)
+    image.save(folder / "a.bmp")
+    image.save(folder / "a.ppm")
+    for compression in ("raw", "tiff_lzw", "jpeg", "tiff_adobe_deflate"):
+        image.save(folder / f"{compression}.tiff", compression=compression)
+    Image.fromarray(np.float32(picture()[..., 0]) / 255).save(folder / "float.tiff")
+    for suffix in ("gif", "avif"):
+        image.save(folder / f"a.{suffix}")
+
+
+def animation_seeds(folder: Path) -> None:
+    """A few frames each."""
+    frames = [Image.fromarray(awkward.marked_frame(40, 32, index)) for index in range(4)]
+    for suffix in ("gif", "webp", "png"):
+        frames[0].save(folder / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=40, loop=0)
+
+
+def video_seeds(folder: Path) -> None:
+    """The usual containers and codecs, with sound, rotation and time stamps that are not regular."""
+    frames = [awkward.marked_frame(96, 64, index) for index in range(8)]
+    sound = awkward.clicks(0.3, [0.1])
+    fast = {"preset": "ultrafast", "g": "4"}
+    awkward.write_clip(folder / "a.mp4", frames, options=fast, sound=sound)
+    awkward.write_clip(folder / "turned.mov", frames, options=fast, rotation_deg=90, pixel_shape=Fraction(4, 3))
+    awkward.write_clip(folder / "uneven.mkv", frames, [0, 0.1, 0.15, 0.4, 0.5, 0.6, 0.8, 0.9], sound=sound)
+    awkward.write_clip(folder / "a.ts", frames, options=fast, container_format="mpegts", sound=sound)
+    awkward.write_clip(folder / "a.avi", frames, codec="mpeg4")
+    awkward.write_clip(folder / "a.mpg", frames, codec="mpeg2video")
+    awkward.write_clip(folder / "a.webm", frames, codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"})
+    quick = {"deadline": "realtime", "cpu-used": "8"}
+    awkward.write_clip(folder / "nine.webm", frames, codec="libvpx-vp9", options=quick)
+    awkward.write_clip(folder / "mjpeg.mov", frames, codec="mjpeg", pix_fmt="yuvj420p")
+    awkward.write_clip(folder / "pro.mov", frames, codec="prores_ks", pix_fmt="yuv422p10le")
+    awkward.write_clip(
+        folder / "hevc.mp4", frames, codec="libx265", options={"preset": "ultrafast", "x265-params": "log-level=none"}
+    )
+    awkward.write_sound(folder / "sound.m4a", sound)
+
+
+def read_still(path: Path, scratch: Path) -> None:
+    """As a photo and as a background."""
+    from gpavatar.media.image import read_image, write_image
+
+    write_image(scratch / "out.png", read_image(path, 64))
+    read_image(path, MAX_SIDE_PX)
+
+
+def read_moving(path: Path, scratch: Path) -> None:
+    """As a driver: all frames, from the start and from within; then on into a video with its sound."""
+    from gpavatar.media.frames import open_frames
+    from gpavatar.media.writer import open_writer
+
+    with suppress(GpavatarError):
+        list(open_frames(path, max_side_px=MAX_SIDE_PX, start_s=0.1, end_s=0.3))
+    reader = open_frames(path, max_side_px=MAX_SIDE_PX)
+    info = reader.info
+    audio = path if info.has_audio else None
+    with open_writer(scratch / "out.mp4", info.width_px, info.height_px, fps=info.fps, audio_from=audio) as writer:
+        for frame in reader:
+            writer.write(frame.image_u8, frame.time_s)
+
+
+def track_seeds(folder: Path) -> None:
+    """A short track, one frame of it without a face."""
+    from flat_avatar import TinyHead
+
+    from gpavatar.camera import Camera
+    from gpavatar.tracking.track_file import TrackSource, save_track
+    from gpavatar.types import FaceStatus, HeadParams, Track
+
+    frames, head = 4, TinyHead()
+    camera, random = Camera.frontal(10.0, 3.0), torch.Generator().manual_seed(0)
+    status = torch.full((frames,), int(FaceStatus.TRACKED), dtype=torch.uint8)
+    status[1] = int(FaceStatus.MISSING)
+    track = Track(
+        times_s=torch.arange(frames, dtype=torch.float64) / 25,
+        status=status,
+        params=HeadParams.neutral(head.n_shape, head.n_expression, (frames,)),
+        camera=Camera(camera.c2w.expand(frames, 4, 4), camera.intrinsics.expand(frames, 4)),
+        landmarks_px=torch.rand(frames, 478, 2, generator=random) * 100,
+        width_px=128,
+        height_px=96,
+        head=head.name,
+        head_sha256=head.sha256,
+    )
+    save_track(folder / "a.npz", track, TrackSource("clip.mp4", "0" * 64))
+
+
+def read_track(path: Path, scratch: Path) -> None:
+    """As a driver: the motion of every frame, and the landmarks drawn for a comparison."""
+    from flat_avatar import TinyHead
+
+    from gpavatar import pipeline
+    from gpavatar.retarget import Pose, Retargeter
+
+    pipeline.default_head = TinyHead
+    source = pipeline.saved_track(path, None, None)
+    first = source.frame(0)
+    for mode in ("driving", "relative"):
+        retarget = Retargeter(Pose(first.params, first.camera), mode, "relative")
+        for frame in pipeline.track_frames(source, pictures=True):
+            pose = retarget(frame.tracked)
+            assert pose.camera.c2w.shape == (4, 4)
+
+
+@cache
+def method():
+    """The method whose avatars are read, its own texture small."""
+    from gpavatar.avatars import textured_mesh
+
+    textured_mesh.TEXTURE_SIZE = 64
+    return textured_mesh.TexturedMesh()
+
+
+def avatar_seeds(folder: Path) -> None:
+    """A state of plain surfaces."""
+    from gpavatar.avatars.base import Reference
+    from gpavatar.avatars.portrait_layers import Layer, PortraitLayers
+    from gpavatar.avatars.textured_mesh import TexturedMeshState
+    from gpavatar.camera import Camera
+    from gpavatar.face.texture import HeadTexture
+    from gpavatar.types import HeadParams, map_tensors
+
+    head = method().head
+    corners = torch.tensor([[-1.0, -1, -1], [1, -1, -1], [-1, 1, -1], [1, 1, -1]])
+    faces, uv = torch.tensor([[0, 1, 2], [1, 2, 3]]), corners[:, :2] / 2 + 0.5
+    layer = Layer(corners, faces, uv, torch.full((4, 8, 8), 0.5), torch.ones(4), torch.arange(4), torch.zeros(4))
+    params = HeadParams.neutral(head.n_shape, head.n_expression)
+    reference = Reference(params, Camera.frontal(10.0, 3.0), torch.full((3, 16, 16), 0.5))
+    seen = HeadTexture(torch.full((3, 8, 8), 0.5), torch.zeros(2, 8, 8), torch.ones(1, 8, 8))
+    layers = PortraitLayers(torch.full((3, 16, 16), 0.2), layer, layer, layer)
+    offsets = torch.zeros(len(head.mean), 3)
+    state = TexturedMeshState(reference, offsets, seen, torch.full((3, 8, 8), 0.5), layers)
+    method().save(map_tensors(state, torch.clone), folder / "a.safetensors")
+
+
+def read_avatar(path: Path, scratch: Path) -> None:
+    """Which method made it, the state, a picture of it."""
+    from gpavatar.media.image import to_u8, write_image
+    from gpavatar.pipeline import PersonAvatar, avatar_method
+    from gpavatar.retarget import Pose
+
+    if avatar_method(path) != "textured_mesh":
+        return
+    person = PersonAvatar(method(), method().load(path))
+    reference = person.reference
+    picture = person.render(Pose(reference.params, reference.camera), 32)
+    write_image(scratch / "out.png", to_u8(picture.image))
+
+
+def model_seeds(folder: Path) -> None:
+    """What FLAME's files look like: pickles of every protocol, archives, single arrays."""
+    arrays = {"v_template": np.zeros((20, 3)), "f": np.arange(30, dtype=np.uint32).reshape(10, 3), "weights": np.eye(5)}
+    for protocol in (1, 2, 4):
+        (folder / f"{protocol}.pkl").write_bytes(pickle.dumps({**arrays, "name": "x", "list": [1, 2]}, protocol))
+    np.savez(folder / "a.npz", **arrays)
+    np.savez_compressed(folder / "objects.npz", **arrays, names=np.array(["a", 1], object))
+    np.save(folder / "a.npy", np.array(arrays, object))
+
+
+def read_model(path: Path, scratch: Path) -> None:
+    """All arrays."""
+    from gpavatar.pretrained.restricted_pickle import read_arrays
+
+    read_arrays(path)
+
+
+def mask_seeds(folder: Path) -> None:
+    """What accompanies FLAME: masks, a UV layout as an .obj and as an .npz."""
+    from gpavatar.face.flame_surface import MASKS
+
+    masks = {name: np.arange(5) for names in MASKS.values() for name in names}
+    (folder / "masks.pkl").write_bytes(pickle.dumps(masks, 2))
+    faces = np.array([[0, 1, 2], [1, 2, 3]])
+    np.savez(folder / "uv.npz", vt=np.random.default_rng(0).random((4, 2)), ft=faces)
+    corners = "".join("f " + " ".join(f"{i + 1}/{i + 1}" for i in face) + "\n" for face in faces)
+    (folder / "uv.obj").write_text("v 0 0 0\n" * 4 + "vt 0.5 0.5\n" * 4 + corners)
+    lips = np.array([[0.2, 0.3, 0.5]] * 68)
+    np.savez(folder / "points.npz", lmk_face_idx=np.zeros(68, np.int64), lmk_b_coords=lips)
+
+
+def read_masks(path: Path, scratch: Path) -> None:
+    """The file as each of them."""
+    from gpavatar.face.flame_surface import _ibug68, _mediapipe, load_regions, load_uv
+
+    faces = torch.tensor([[0, 1, 2], [1, 2, 3]])
+    readers = (lambda: load_uv(path, faces), lambda: load_regions(path, 20), lambda: _ibug68(path, 2))
+    refused = []
+    for read in (*readers, lambda: _mediapipe(path, 2)):
+        try:
+            read()
+        except GpavatarError as error:
+            refused.append(error)
+    if len(refused) == 4:
+        raise refused[0]
+
+
+def yaml_seeds(folder: Path) -> None:
+    """The manifest's layout."""
+    (folder / "manifest.yaml").write_text(
+        "assets:\n  thing:\n    file: thing.bin\n    about: a thing\n    sha256: '00'\n    bytes: 12\n"
+        "    licence: CC0\n    permissive: true\n    sources:\n"
+        "      - {url: 'https://example.org/x', member: a/b}\n      - pypi: x==1\n"
+    )
+    (folder / "settings.yaml").write_text(
+        '# what differs\nassets: {a: {bytes: 1, terms: "x", sources: [{npm: a@1}]}}\n'
+    )
+
+
+def read_yaml(path: Path, scratch: Path) -> None:
+    """As a manifest, and its lines as pairs on a command line."""
+    from gpavatar.assets import Manifest, load_manifest
+    from gpavatar.config import load_config
+
+    try:
+        for line in path.read_text(errors="replace").splitlines()[:20]:
+            load_config(Manifest, overrides=[line.strip().replace(": ", "=")])
+    except GpavatarError as error:
+        assert "\n" not in str(error)
+    load_manifest(path)
+
+
+def archive_seeds(folder: Path) -> None:
+    """A wheel and an npm tarball."""
+    with zipfile.ZipFile(folder / "a.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("carrier/thing.bin", b"thing" * 200)
+        archive.writestr("carrier/other", b"x")
+    for mode, name in (("w:gz", "a.tgz"), ("w", "a.tar")):
+        with tarfile.open(folder / name, mode) as archive:
+            for member in ("package/package.json", "carrier/thing.bin"):
+                info = tarfile.TarInfo(member)
+                info.size = 1000
+                archive.addfile(info, io.BytesIO(b"thing" * 200))
+
+
+def read_archive(path: Path, scratch: Path) -> None:
+    """As a download whose one member is asked for."""
+    import hashlib
+    import os
+
+    from gpavatar.assets import Asset, Manifest, Source, fetch
+
+    os.environ["GPAVATAR_CACHE"] = str(scratch)
+    content = b"thing" * 200
+    source = Source(url=path.as_uri(), member="carrier/thing.bin")
+    digest = hashlib.sha256(content).hexdigest()
+    fetch("thing", Manifest({"thing": Asset("thing.bin", "", digest, len(content), "CC0", True, "", [source])}))
+
+
+TARGETS = {
+    "image": Target(image_seeds, read_still, 2),
+    "animation": Target(animation_seeds, read_moving, 1),
+    "video": Target(video_seeds, read_moving, 3),
+    "track": Target(track_seeds, read_track, 1.5),
+    "avatar": Target(avatar_seeds, read_avatar, 1.5),
+    "model": Target(model_seeds, read_model, 1.5),
+    "masks": Target(mask_seeds, read_masks, 0.5),
+    "yaml": Target(yaml_seeds, read_yaml, 0.5),
+    "archive": Target(archive_seeds, read_archive, 0.5),
+}
