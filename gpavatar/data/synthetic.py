@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.data.synthetic_fuzz import lashes
+from gpavatar.data.synthetic_glasses import draw_lenses
 from gpavatar.data.synthetic_motion import random_camera, random_motion
 from gpavatar.data.synthetic_person import JAW_OPEN_AT, SyntheticPerson
 from gpavatar.data.synthetic_shading import ShadowMap, Surface, shade, shadow_frame
@@ -39,6 +40,7 @@ __all__ = ["SyntheticFrame", "SyntheticPerson", "render", "synthetic_clip"]
 
 SHADOW_SIZE, SHADOW_REACH = 448, 1.25
 LASH_LENGTH, LASH_WIDTH = 0.028, 0.0013
+GLASSES_SKY = 0.75  # share of the sky that a frame sees
 LIFT = 0.004  # hairs on the skin start this far above it, so that the z-buffer shows them
 
 
@@ -75,9 +77,12 @@ class _Drawing:
         self.light = person.looks.light.packed(turn.numpy())
         self.eye = camera.c2w[:3, 3].numpy().astype(np.float32)
         torso = (torch.from_numpy(person.torso.verts).float() - centre) @ turn.T + centre
-        self.every = torch.cat([self.verts, torso])
         self.solid = person.head.faces[person.head.face_parts != PARTS.index("lashes")]
-        self.faces = torch.cat([self.solid, torch.from_numpy(person.torso.faces)])
+        verts, faces = [self.verts, torso], [self.solid, torch.from_numpy(person.torso.faces)]
+        if person.glasses is not None:
+            faces.append(torch.from_numpy(person.glasses.faces) + len(self.verts) + len(torso))
+            verts.append(torch.from_numpy(person.glasses.verts).float())
+        self.every, self.faces = torch.cat(verts), torch.cat(faces)
         self.picture = person.looks.background.draw(size_px).repeat(supersample, 0).repeat(supersample, 1)
         self.shadow = self._shadow()
 
@@ -89,6 +94,8 @@ class _Drawing:
         if person.hair is not None:
             self._hair()
         self.hair = self.depth < skin_depth
+        if person.glasses is not None:
+            draw_lenses(person.glasses, camera, self.light, self.picture, self.depth)
 
     def _shadow(self) -> ShadowMap:
         rows = shadow_frame(self.light[0].astype(np.float64))
@@ -100,10 +107,11 @@ class _Drawing:
         return ShadowMap(depth, rows.astype(np.float32), scale)
 
     def _surfaces(self, fragments: Fragments) -> None:
-        """Shade skin and clothes."""
+        """Shade skin, clothes and the frame of glasses."""
         person, verts = self.person, self.every.numpy()
         jaw = float(self.params.expression[person.head.expression_names.index("jawOpen")]) / JAW_OPEN_AT
         sky = person.openness[0] + (person.openness[1] - person.openness[0]) * np.clip(jaw, 0, 1)
+        sky = np.concatenate([sky, np.full(len(verts) - len(sky), GLASSES_SKY, np.float32)])
         key = np.ones_like(sky)
         if person.volume is not None:
             key = hair_transmittance(person.volume, verts, self.light[0])
@@ -114,7 +122,13 @@ class _Drawing:
         skin = Surface(verts, self.solid.numpy(), head.uv.numpy(), uv_faces, normals, openness, person.head_texture)
         uv = torso.uv.astype(np.float32)
         cloth = Surface(verts, torso.faces, uv, torso.uv_faces, normals, openness, person.cloth_texture)
-        for surface, first in ((skin, 0), (cloth, len(self.solid))):
+        surfaces = [(skin, 0), (cloth, len(self.solid))]
+        if person.glasses is not None:
+            first = len(self.solid) + len(torso.faces)
+            faces, middle = self.faces[first:].numpy(), np.full((1, 2), 0.5, np.float32)
+            frame = Surface(verts, faces, middle, np.zeros_like(faces), normals, openness, person.glasses.texture)
+            surfaces.append((frame, first))
+        for surface, first in surfaces:
             ids, bary = fragments.face_ids.numpy(), fragments.bary.numpy()
             shade(surface, first, ids, bary, self.light, self.shadow, self.eye, self.picture)
 

@@ -13,18 +13,23 @@ from torch import Tensor
 from gpavatar.data import synthetic_hair
 from gpavatar.data.synthetic_body import Background, Clothes, Torso, build_torso, random_light
 from gpavatar.data.synthetic_fuzz import Fuzz, front_map, grow_beard, grow_brows
+from gpavatar.data.synthetic_glasses import Glasses, GlassesStyle, fit_glasses
 from gpavatar.data.synthetic_hair import STYLES, Hair, HairStyle
 from gpavatar.data.synthetic_shading import Light, shadow_frame
 from gpavatar.data.synthetic_skin import IRIS_TONES, Complexion, SkinPoints, linear
 from gpavatar.data.synthetic_strands import hair_transmittance, hair_volume, strand_transmittance
 from gpavatar.data.synthetic_texture import cloth_texture, head_texture
-from gpavatar.face.open_head import PARTS, OpenHead
+from gpavatar.face.open_head import EYE_LEFT, PARTS, OpenHead
 from gpavatar.face.raster import rasterize, vertex_normals
 from gpavatar.types import HeadParams
 
 HAIR_TONES = ("#15100d", "#1e140d", "#2b1b11", "#432a18", "#5e3d22", "#7d5a33", "#a07c4a", "#6b3016", "#8c8680")
 SKY_DIRECTIONS, SKY_MAP_SIZE, SKY_REACH = 48, 192, 1.3
 EXTINCTION = 0.45  # of a strand, relative to its width: hair scatters light forwards
+MOUTH_PARTS = torch.tensor(
+    [PARTS.index(name) for name in PARTS if name.startswith(("mouth", "tongue", "gums", "teeth"))]
+)
+MOUTH_LIGHT = 0.15  # share of the sky that comes through cheeks and lips into the mouth
 JAW_OPEN_AT = 0.8  # of the pose that says how much light an open mouth lets in
 
 
@@ -41,6 +46,7 @@ class Looks:
     light: Light
     background: Background
     exposure: float
+    glasses: GlassesStyle | None = None
 
     @staticmethod
     def random(rng: np.random.Generator, style: str | None = None) -> Looks:
@@ -101,17 +107,27 @@ class SyntheticPerson:
     hair_sky: np.ndarray | None  # (strand, k) share of the sky that reaches a strand
     brows: Fuzz
     beard: Fuzz | None
+    glasses: Glasses | None
     openness: np.ndarray  # (2, vert) share of the sky that a vertex sees, with closed and with open mouth
 
     @staticmethod
     def random(
-        seed: int, head: OpenHead | None = None, style: str | None = None, texture_size: int = 1024, spread: float = 0.7
-    ) -> SyntheticPerson:
-        """Any person, always the same for a seed; shape parameters are drawn with `spread` standard deviations."""
+        seed: int, head: OpenHead | None = None, style: str | None = None, texture_size: int = 1024,
+        spread: float = 0.7, glasses: float = 0.0,
+    ) -> SyntheticPerson:  # fmt: skip
+        """Any person, always the same for a seed; shape parameters are drawn with `spread` standard deviations.
+
+        `glasses` is the probability that the person wears some, drawn from a stream of its own: who else the person is
+        does not depend on it.
+        """
         rng = np.random.default_rng([seed, 51])
         head = head or default_head()
         shape = torch.from_numpy(rng.normal(0, spread, head.n_shape).clip(-2.5, 2.5)).float()
-        return SyntheticPerson.build(head, shape, Looks.random(rng, style), texture_size)
+        looks = Looks.random(rng, style)
+        rng = np.random.default_rng([seed, 53])
+        if rng.random() < glasses:
+            looks = replace(looks, glasses=GlassesStyle.random(rng))
+        return SyntheticPerson.build(head, shape, looks, texture_size)
 
     @staticmethod
     @torch.no_grad()
@@ -144,6 +160,9 @@ class SyntheticPerson:
         open_mouth[head.expression_names.index("jawOpen")] = JAW_OPEN_AT
         poses = (replace(HeadParams.neutral(head.n_shape, head.n_expression), shape=shape, expression=e)
                  for e in (0 * open_mouth, open_mouth))  # fmt: skip
+        glasses = None
+        if looks.glasses is not None:
+            glasses = fit_glasses(looks.glasses, skin, person.joints[EYE_LEFT : EYE_LEFT + 2].double().numpy(), ears)
         tint = 0.25 if looks.style is None else 1.0  # of the scalp in the colour of what grows there
         return SyntheticPerson(
             head, shape, looks, torso,
@@ -154,6 +173,7 @@ class SyntheticPerson:
             hair, volume, hair_sky,
             grow_brows(skin, normals, faces, front, looks.brows, rng),
             grow_beard(skin, normals, faces, front, looks.beard_length, rng) if looks.beard_length else None,
+            glasses,
             np.stack([_sky_share(head, head.verts(pose), torso, volume) for pose in poses]),
         )  # fmt: skip
 
@@ -205,4 +225,7 @@ def _sky_share(head: OpenHead, verts: Tensor, torso: Torso, volume: np.ndarray |
         hair = hair_transmittance(volume, points, direction) if volume is not None else 1.0
         seen += cosine * free * hair
         total += cosine
-    return (seen / total).astype(np.float32)
+    share = (seen / total).astype(np.float32)
+    mouth = head.faces[(head.face_parts[:, None] == MOUTH_PARTS).any(-1)].unique().numpy()
+    share[mouth] = share[mouth].clip(MOUTH_LIGHT)
+    return share

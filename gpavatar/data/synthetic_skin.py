@@ -166,6 +166,9 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: Float[np.ndarray, "*pl
     shine = look.shine * (0.45 + 0.55 * zone)
     strength = (0.7 + 0.45 * shine + 0.35 * lips) * (1 + 0.15 * fine) * (1 - 0.7 * scalp)
     roughness = 0.54 - 0.12 * shine - 0.10 * lips + 0.06 * broad
+    # The same gloss stands out more on dark skin, whose pictures are exposed longer: it would look wet.
+    dark = 1 - float(ramp(np.float64(look.tone), 0.0, 0.5))
+    strength, roughness = strength * (1 - 0.38 * dark), roughness + 0.07 * dark
     return Paint(albedo, height, strength, roughness)
 
 
@@ -187,7 +190,8 @@ def paint_eyes(directions: Float[np.ndarray, "*place 3"], look: Complexion) -> P
     sclera = sclera * (1 - veins[..., None] * [0.05, 0.40, 0.38])
     white = ramp(angle, CORNEA_DEG - 2.2, CORNEA_DEG + 1.6)
     albedo = iris + (sclera - iris) * white[..., None]
-    return Paint(albedo, np.zeros(angle.shape), np.full(angle.shape, 1.6), 0.07 + 0.10 * white)
+    # As rough as the window that they mirror is wide: that of a mirror would be a point, lost between the pixels.
+    return Paint(albedo, np.zeros(angle.shape), np.full(angle.shape, 1.6), 0.25 + 0.08 * white)
 
 
 def bump_normals(

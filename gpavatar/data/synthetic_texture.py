@@ -57,8 +57,8 @@ def head_texture(
         here = part == PARTS.index(name)
         mottle = fractal_noise(points[here], 0.03, 3, look.seed + 30)
         texture[here, :3] = linear(colour) * (1 + 0.12 * mottle)[..., None]
-        # Deeper in the mouth less light returns, from the throat none.
-        texture[here, :3] *= (0.12 + 0.88 * ramp(points[here, 2], 0.10, 0.47))[..., None]
+        # Deeper in the mouth less light returns.
+        texture[here, :3] *= (0.30 + 0.70 * ramp(points[here, 2], 0.10, 0.45))[..., None]
         texture[here, 6:] = (strength, roughness, 0.6)
         height[here] = 0.0006 * mottle * (not name.startswith("teeth"))
     for eye, name in enumerate(("eye_left", "eye_right")):
