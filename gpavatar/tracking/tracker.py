@@ -86,7 +86,7 @@ class Tracker:
         if self.config.mode == "causal":
             answers = self._causal(follower.sightings(frames))
         else:
-            answers = self._offline(prefetch(follower.sightings(frames), depth=8))
+            answers = self.track_sightings(prefetch(follower.sightings(frames), depth=8))
         found, number = False, 0
         for answer in answers:
             found |= answer.status == FaceStatus.TRACKED
@@ -95,7 +95,8 @@ class Tracker:
         if not found:
             raise InputError(f"{name}: {_nothing_found(number, follower.most_faces, self.config.face)}")
 
-    def _offline(self, sightings: Iterator[Sighting]) -> Iterator[TrackedFrame]:
+    def track_sightings(self, sightings: Iterator[Sighting]) -> Iterator[TrackedFrame]:
+        """Offline, from faces that were found before: one out for each in, nothing when no face is among them."""
         for sighting in sightings:
             if sighting.face is not None:
                 break
