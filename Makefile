@@ -48,7 +48,7 @@ format: $(STAMP)  ## put imports and formatting right
 train: $(if $(wildcard gpavatar/train.py),$(VENV)/installed-dev$(comma)train)  ## train a method: make train ARGS="configs/... key=value"
 	$(call program,gpavatar/train.py,gpavatar.train)
 
-eval: $(if $(wildcard gpavatar/eval.py),$(VENV)/installed-dev$(comma)train)  ## measure a method on clips: make eval ARGS="..."
+eval: $(if $(wildcard gpavatar/eval.py),$(VENV)/installed-dev$(comma)eval$(comma)train)  ## measure a method on clips: make eval ARGS="..."
 	$(call program,gpavatar/eval.py,gpavatar.eval)
 
 data: $(if $(wildcard data_prep/__main__.py),$(VENV)/installed-dev$(comma)prep)  ## raw video to training shards: make data ARGS="..."

@@ -15,6 +15,7 @@ import pickletools
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from gpavatar.types import InputError
 
 MAX_BYTES = 512 * 2**20  # of a file, an unpacked archive member or a dense array; FLAME's file has 53 MB
 MAX_OPCODES = 30_000  # FLAME's has some thousand; deeper nesting can overflow the C stack
+MAX_NAME = 256  # letters before the last slash of a name
 
 
 def read_arrays(path: str | Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """Named numeric arrays of a `.pkl`, `.npz` or `.npy` file (the kind is told by content, not by suffix).
 
     `names` picks some; without it all are read. Names that the file lacks, or that hold no numbers, are absent from
-    the result. Sparse matrices come out dense, chumpy arrays as their values. The pickle or `.npy` must hold a dict.
+    the result. Sparse matrices come out dense, chumpy arrays as their values. The pickle or `.npy` must hold a dict;
+    what dicts inside it hold is named outer/inner.
 
     Raises InputError when the file is missing, damaged, too large, or refers to anything but array data. No code of
     the file is run in any case.
@@ -203,7 +206,21 @@ def _read_dict(data: bytes) -> dict[str, Any]:
         value = _single(value)
     if not isinstance(value, dict):
         raise ValueError("not a dict of arrays")
-    return value
+    return dict(_flattened(value, [MAX_OPCODES]))
+
+
+def _flattened(value: dict, left: list[int], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Entries of dicts in dicts. One dict may stand in many places, or in itself: number and names are bounded."""
+    if len(prefix) > MAX_NAME:
+        raise ValueError("too deep")
+    for name, entry in value.items():
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError("too many entries")
+        if isinstance(entry, dict):
+            yield from _flattened(entry, left, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", entry
 
 
 def _read_archive(data: bytes, names: tuple[str, ...] | None) -> dict[str, Any]:

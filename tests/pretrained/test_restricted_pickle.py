@@ -69,6 +69,26 @@ def test_lists_and_numbers(tmp_path):
     assert_same(found, {"mask": np.array([3, 1, 2]), "count": np.array(2.5)})
 
 
+def test_dicts_in_dicts(tmp_path):
+    data = pickle.dumps({"net": {"conv": {"kernel": np.ones(3)}, "note": "a"}, "scale": np.ones(2)})
+    found = read_arrays(write(tmp_path / "model.pkl", data))
+    assert_same(found, {"net/conv/kernel": np.ones(3), "scale": np.ones(2)})
+    assert read_arrays(tmp_path / "model.pkl", ("net/conv/kernel",)).keys() == {"net/conv/kernel"}
+
+
+def test_dicts_that_would_not_end_are_refused(tmp_path):
+    endless: dict = {}
+    endless["again"] = endless
+    doubled: dict = {"a": np.ones(1)}
+    for _ in range(40):
+        doubled = {"a": doubled, "b": doubled}
+    long_names: dict = {"a": np.ones(1)}
+    for _ in range(20):
+        long_names = {"n" * 100: long_names}
+    for value in (endless, doubled, long_names):
+        assert "is damaged" in refused(write(tmp_path / "model.pkl", pickle.dumps(value)))
+
+
 def test_a_file_written_by_python_2(tmp_path):
     values = np.array([1.5, -2.5])
     data = (

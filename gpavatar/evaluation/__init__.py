@@ -1,0 +1,1 @@
+"""Methods against the truth: metrics, protocols, reports."""
