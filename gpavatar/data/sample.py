@@ -37,8 +37,12 @@ LANDMARK_STEPS = 8192  # of a stored landmark per side of the picture: 1/32 px a
 NO_LANDMARK = -32768
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,69}")  # of clips and identities
 MAX_SIDE_PX = 4096
+AGAIN = "copy or make the set again"
 
-TENSORS = ("shape", "expression", "jaw_pose", "neck_pose", "eye_pose", "c2w", "intrinsics", "landmarks")
+PARAMS = ("shape", "expression", "jaw_pose", "neck_pose", "eye_pose")
+TENSOR_SHAPES = dict(zip(PARAMS, ((None,), (None,), (3,), (3,), (2, 3)), strict=True))  # None: the head's
+TENSOR_SHAPES |= {"c2w": (4, 4), "intrinsics": (4,), "landmarks": (478, 2)}
+SUFFIXES = {"jpeg": ".jpg", "webp": ".webp", "png": ".png"}
 FORMATS = {".jpg": "JPEG", ".webp": "WEBP", ".png": "PNG"}
 IMAGE_SUFFIXES, ALPHA_SUFFIXES = (".jpg", ".webp"), (".alpha.png", ".alpha.webp", ".alpha.jpg")
 
@@ -97,16 +101,18 @@ def encode_sample(sample: Sample, encoding: Encoding) -> dict[str, bytes]:
     Raises InputError for a picture that is not square, parameters that are not finite, a name that cannot be a file
     name, a depth beyond 16 units.
     """
-    _check(sample, sample.key)
-    size = sample.image_u8.shape[0]
-    suffix = {"jpeg": ".jpg", "webp": ".webp", "png": ".png"}
-    image = _encode_picture(Image.fromarray(sample.image_u8), encoding.image, encoding.image_quality)
+    where, (height, width) = sample.key, sample.image_u8.shape[:2]
+    _check_size(width, height, where)
+    if sample.depth is not None and not (0 <= float(sample.depth.min()) <= float(sample.depth.max()) < 16):
+        raise InputError(f"{where}: depth must be in [0, 16) units of head space")
     alpha = Image.fromarray(sample.alpha_u8[..., 0])
     members = {
-        ".alpha" + suffix[encoding.alpha]: _encode_picture(alpha, encoding.alpha, encoding.alpha_quality, exact=True),
-        suffix[encoding.image]: image,
-        ".json": _encode_ids(sample),
-        ".tensors.safetensors": _encode_tensors(sample, size),
+        ".alpha" + SUFFIXES[encoding.alpha]: _encode_picture(alpha, encoding.alpha, encoding.alpha_quality, exact=True),
+        SUFFIXES[encoding.image]: _encode_picture(
+            Image.fromarray(sample.image_u8), encoding.image, encoding.image_quality
+        ),
+        ".json": _encode_ids(sample, where),
+        ".tensors.safetensors": _encode_tensors(sample, where),
     }
     if sample.depth is not None:
         steps = (sample.depth[0] * DEPTH_STEPS).round().numpy().astype(np.uint16)
@@ -130,16 +136,15 @@ def decode_sample(key: str, members: dict[str, bytes], where: str, with_depth: b
     if with_depth and ".depth.png" in members:
         steps = _decode_picture(members[".depth.png"], ".png", "I;16", size, where + ".depth.png")
         depth = torch.from_numpy(steps.astype(np.float32) / DEPTH_STEPS)[None]
-    params = HeadParams(*(tensors[name] for name in TENSORS[:5]))
+    params = HeadParams(*(tensors[name] for name in PARAMS))
     camera = Camera(tensors["c2w"], tensors["intrinsics"])
     landmarks_px = landmarks_from_steps(tensors["landmarks"], size)
     sample = Sample(
         ids["clip"], ids["identity"], ids["frame"], float(ids["time_s"]), image, alpha, params, camera, landmarks_px,
         depth, ids["role"], ids["view"], ids["instant"],
     )  # fmt: skip
-    _check(sample, where)
     if sample.key != key:
-        raise InputError(f"{where}: holds the sample {sample.key}; the set is damaged, copy or make it again")
+        raise InputError(f"{where}: holds the sample {sample.key}; {AGAIN}")
     return sample
 
 
@@ -167,79 +172,80 @@ def landmarks_from_steps(steps: Tensor, size: int) -> Float[Tensor, "478 2"]:
     return torch.where(steps == NO_LANDMARK, torch.nan, landmarks_px)
 
 
-def _check(sample: Sample, where: str) -> None:
-    for kind, name in (("clip", sample.clip), ("identity", sample.identity)):
-        if not NAME.fullmatch(name):
-            raise InputError(f"{where}: {kind} {name!r} must be 1 to 70 letters, digits, - and _")
-    height, width = sample.image_u8.shape[:2]
-    if height != width or not 8 <= height <= MAX_SIDE_PX:
-        raise InputError(f"{where}: the picture is {width} x {height} px; it must be square, 8 to {MAX_SIDE_PX} px")
-    if sample.alpha_u8.shape[:2] != (height, width):
-        raise InputError(f"{where}: the alpha must be as large as the picture, {width} x {height} px")
-    if not 0 <= sample.frame_index < 10**6 or sample.role not in ROLES:
-        raise InputError(f"{where}: frame {sample.frame_index} must be in [0, 10^6), role {sample.role!r} in {ROLES}")
-    params, camera = sample.params, sample.camera
-    for name, value, shape in (
-        ("shape", params.shape, (-1,)), ("expression", params.expression, (-1,)), ("jaw_pose", params.jaw_pose, (3,)),
-        ("neck_pose", params.neck_pose, (3,)), ("eye_pose", params.eye_pose, (2, 3)), ("c2w", camera.c2w, (4, 4)),
-        ("intrinsics", camera.intrinsics, (4,)), ("time_s", torch.tensor(sample.time_s), ()),
-    ):  # fmt: skip
-        if value.ndim != len(shape) or any(b not in (-1, a) for a, b in zip(value.shape, shape, strict=True)):
-            raise InputError(f"{where}: {name} has the shape {tuple(value.shape)}, must have {shape}")
-        if not value.isfinite().all():
-            raise InputError(f"{where}: {name} holds values that are not finite; leave the frame out")
-    if sample.depth is not None and not (0 <= float(sample.depth.min()) <= float(sample.depth.max()) < 16):
-        raise InputError(f"{where}: depth must be in [0, 16) units of head space")
-
-
-def _encode_ids(sample: Sample) -> bytes:
+def _encode_ids(sample: Sample, where: str) -> bytes:
     ids = {
         "clip": sample.clip, "identity": sample.identity, "frame": sample.frame_index, "time_s": sample.time_s,
         "role": sample.role, "view": sample.view, "instant": sample.instant,
     }  # fmt: skip
+    _check_ids(ids, where)
     return json.dumps(ids).encode()
 
 
 def _decode_ids(data: bytes, where: str) -> dict:
-    kinds = {"clip": str, "identity": str, "frame": int, "time_s": int | float, "role": str}
-    kinds |= {"view": int | None, "instant": int | None}
     try:
         ids = json.loads(data)
-        if not isinstance(ids, dict):
-            raise ValueError("not a mapping")
-        bad = [name for name, kind in kinds.items() if name not in ids or not isinstance(ids[name], kind)]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}.json: not readable ({error}); copy or make the set again") from error
-    if bad:
-        raise InputError(f"{where}.json: {bad[0]} is missing or of the wrong kind; copy or make the set again")
+        raise InputError(f"{where}.json: not readable ({error}); {AGAIN}") from error
+    if not isinstance(ids, dict):
+        raise InputError(f"{where}.json: is no mapping; {AGAIN}")
+    _check_ids(ids, where)
     return ids
 
 
-def _encode_tensors(sample: Sample, size: int) -> bytes:
-    params, camera = sample.params, sample.camera
-    values = (params.shape, params.expression, params.jaw_pose, params.neck_pose, params.eye_pose)
-    tensors = dict(zip(TENSORS, (*values, camera.c2w, camera.intrinsics), strict=False))
-    tensors = {name: value.detach().to("cpu", torch.float32).contiguous().clone() for name, value in tensors.items()}
-    return save(tensors | {"landmarks": landmarks_to_steps(sample.landmarks_px.cpu(), size).contiguous()})
+def _check_ids(ids: dict, where: str) -> None:
+    kinds = {"clip": str, "identity": str, "frame": int, "time_s": int | float, "role": str}
+    kinds |= {"view": int | None, "instant": int | None}
+    for name, kind in kinds.items():
+        if name not in ids or not isinstance(ids[name], kind):
+            raise InputError(f"{where}.json: {name} is missing or of the wrong kind; {AGAIN}")
+    for kind in ("clip", "identity"):
+        if not NAME.fullmatch(ids[kind]):
+            raise InputError(f"{where}: {kind} {ids[kind][:80]!r} must be 1 to 70 letters, digits, - and _")
+    if not 0 <= ids["frame"] < 10**6 or not abs(ids["time_s"]) < 1e9 or ids["role"] not in ROLES:
+        raise InputError(f"{where}: frame must be in [0, 10^6), time_s finite, role one of {', '.join(ROLES)}")
+    if any(ids[name] is not None and not 0 <= ids[name] < 2**31 for name in ("view", "instant")):
+        raise InputError(f"{where}: view and instant must be in [0, 2^31) or none")
+
+
+def _encode_tensors(sample: Sample, where: str) -> bytes:
+    values = [getattr(sample.params, name) for name in PARAMS] + [sample.camera.c2w, sample.camera.intrinsics]
+    tensors = {
+        name: value.detach().to("cpu", torch.float32).contiguous().clone()
+        for name, value in zip((*PARAMS, "c2w", "intrinsics"), values, strict=True)
+    }
+    tensors["landmarks"] = landmarks_to_steps(sample.landmarks_px.cpu(), len(sample.image_u8))
+    _check_tensors(tensors, where)
+    return save(tensors)
 
 
 def _decode_tensors(data: bytes, where: str) -> dict[str, Tensor]:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{where}: the numbers cannot be read ({error}); copy or make the set again") from error
-    kinds = dict.fromkeys(TENSORS, torch.float32) | {"landmarks": torch.int16}
-    bad = [name for name, dtype in kinds.items() if name not in tensors or tensors[name].dtype != dtype]
-    if bad or tensors["landmarks"].shape != (478, 2):
-        name = bad[0] if bad else "landmarks"
-        raise InputError(f"{where}: {name} is missing or of the wrong kind; copy or make the set again")
+        raise InputError(f"{where}: the numbers cannot be read ({error}); {AGAIN}") from error
+    _check_tensors(tensors, where)
     return tensors
+
+
+def _check_tensors(tensors: dict[str, Tensor], where: str) -> None:
+    for name, shape in TENSOR_SHAPES.items():
+        value, dtype = tensors.get(name), torch.int16 if name == "landmarks" else torch.float32
+        fits = value is not None and value.dtype == dtype and value.ndim == len(shape)
+        if not fits or any(side not in (None, size) for size, side in zip(value.shape, shape, strict=True)):
+            raise InputError(f"{where}: {name} is missing, or of the wrong kind or shape; {AGAIN}")
+        if not value.isfinite().all():
+            raise InputError(f"{where}: {name} holds values that are not finite; leave the frame out")
+
+
+def _check_size(width: int, height: int, where: str) -> None:
+    if height != width or not 8 <= height <= MAX_SIDE_PX:
+        raise InputError(f"{where}: is {width} x {height} px; it must be square, 8 to {MAX_SIDE_PX} px")
 
 
 def _member(members: dict[str, bytes], suffixes: tuple[str, ...], where: str) -> tuple[str, bytes]:
     found = [suffix for suffix in suffixes if suffix in members]
     if len(found) != 1:
-        raise InputError(f"{where}: holds {len(found)} of {', '.join(suffixes)}; copy or make the set again")
+        raise InputError(f"{where}: holds {len(found)} of {', '.join(suffixes)}; {AGAIN}")
     return found[0], members[found[0]]
 
 
@@ -259,11 +265,12 @@ def _decode_picture(data: bytes, suffix: str, mode: str, size: int | None, where
     try:
         with Image.open(io.BytesIO(data), formats=(FORMATS[suffix],)) as image:
             width, height = image.size
-            if width != height or width > MAX_SIDE_PX or (size or width) != width:
-                raise InputError(f"{where}: is {width} x {height} px, expected is a square of the set's size")
+            _check_size(width, height, where)
+            if width != (size or width):
+                raise InputError(f"{where}: is {width} px large, the picture {size}; {AGAIN}")
             if image.mode != mode and not (mode == "L" and suffix == ".webp" and image.mode == "RGB"):
                 raise InputError(f"{where}: has the mode {image.mode}, expected is {mode}")
             pixels = np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: cannot be decoded ({error}); copy or make the set again") from error
+        raise InputError(f"{where}: cannot be decoded ({error}); {AGAIN}") from error
     return pixels[..., 0] if mode == "L" and pixels.ndim == 3 else pixels

@@ -158,12 +158,11 @@ class FrameTable:
         """Read and check against the index; InputError where they disagree."""
         try:
             columns = load(data)
-            columns["expression"] = columns["expression"].float()
-            table = FrameTable(*(columns[field.name] for field in fields(FrameTable)))
         except (SafetensorError, ValueError, KeyError) as error:
             raise InputError(f"{where}: cannot be read ({error}); copy or make the set again") from error
-        _check_table(table, index, where)
-        return table
+        _check_columns(columns, index, where)
+        columns["expression"] = columns["expression"].float()
+        return FrameTable(*(columns[field.name] for field in fields(FrameTable)))
 
 
 def write_index(directory: Path, index: ShardIndex) -> None:
@@ -234,22 +233,25 @@ def _check_index(index: ShardIndex, where: str) -> None:
             raise InputError(f"{where}: {shard.file} has {shard.num_frames} frames, its clips {frames[shard.file]}")
 
 
-def _check_table(table: FrameTable, index: ShardIndex, where: str) -> None:
+def _check_columns(columns: dict[str, Tensor], index: ShardIndex, where: str) -> None:
     n = index.num_frames
     kinds = {"clip": torch.int32, "frame_index": torch.int32, "offset": torch.int64, "num_bytes": torch.int32}
     kinds |= {"role": torch.uint8, "view": torch.int32, "instant": torch.int32, "rotation": torch.float32}
-    kinds |= {"expression": torch.float32, "jaw_pose": torch.float32}
+    kinds |= {"expression": torch.float16, "jaw_pose": torch.float32}
     shapes = {"rotation": (n, 3, 3), "expression": (n, index.head.n_expression), "jaw_pose": (n, 3)}
     for name, dtype in kinds.items():
-        column = getattr(table, name)
-        if column.dtype != dtype or tuple(column.shape) != shapes.get(name, (n,)) or not column.isfinite().all():
+        column = columns.get(name)
+        if column is None or column.dtype != dtype or tuple(column.shape) != shapes.get(name, (n,)):
             raise InputError(f"{where}: column {name} does not fit the index; copy or make the set again")
+        if not column.isfinite().all():
+            raise InputError(f"{where}: column {name} does not fit the index, it is not finite; make the set again")
+    clip, offset, num_bytes = columns["clip"], columns["offset"], columns["num_bytes"]
     counts = torch.tensor([clip.num_frames for clip in index.clips])
     size_of = {shard.file: shard.num_bytes for shard in index.shards}
     room = torch.tensor([size_of[clip.shard] for clip in index.clips])
-    fits = torch.equal(table.clip, torch.repeat_interleave(torch.arange(len(counts)), counts).int())
-    fits = fits and bool((table.offset >= 0).all() and (table.num_bytes > 0).all() and (table.role < len(ROLES)).all())
-    if not fits or bool((table.offset + table.num_bytes > room[table.clip.long()]).any()):
+    fits = torch.equal(clip, torch.repeat_interleave(torch.arange(len(counts)), counts).int())
+    fits = fits and bool((offset >= 0).all() and (num_bytes > 0).all() and (columns["role"] < len(ROLES)).all())
+    if not fits or bool((offset > room[clip.long()] - num_bytes).any()):
         raise InputError(f"{where}: does not fit the index; copy or make the set again")
 
 

@@ -20,8 +20,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from gpavatar.assets import cache_dir
 from gpavatar.media.files import whole_file
@@ -38,7 +38,7 @@ def is_local(root: str | Path) -> bool:
 
 
 @contextmanager
-def open_file(root: str | Path, name: str) -> Iterator[BinaryIO]:
+def open_file(root: str | Path, name: str) -> Iterator[BufferedIOBase]:
     """The file `name` of a set as a stream of bytes; InputError where it cannot be had."""
     if not FILE_NAME.fullmatch(name):
         raise InputError(f"{root}: {name[:80]!r} is not the name of a file in a set; do not use sets of this origin")
@@ -59,7 +59,7 @@ def open_file(root: str | Path, name: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_stream(url: str | Path) -> Iterator[BinaryIO]:
+def open_stream(url: str | Path) -> Iterator[BufferedIOBase]:
     """One file by its path, http(s) address or `pipe:` command, e.g. a single shard."""
     text = str(url)
     if text.startswith("pipe:"):
@@ -74,7 +74,7 @@ def open_stream(url: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_pipe(command: str) -> Iterator[BinaryIO]:
+def open_pipe(command: str) -> Iterator[BufferedIOBase]:
     """What a shell command prints; InputError where it fails. Left early, the command is ended."""
     process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE)
     try:
@@ -91,7 +91,7 @@ def open_pipe(command: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _open_url(url: str) -> Iterator[BinaryIO]:
+def _open_url(url: str) -> Iterator[BufferedIOBase]:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as stream:
             yield stream
@@ -121,6 +121,6 @@ def local_copy(root: str | Path, name: str, sha256: str) -> Path:
     return path
 
 
-def file_sha256(stream: BinaryIO) -> str:
+def file_sha256(stream: BufferedIOBase) -> str:
     """Digest of what is left of a stream."""
     return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -15,11 +15,11 @@ last: a folder without `shards.json` is no set.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -288,27 +288,31 @@ class _OpenShard:
         self.num_bytes = self.num_frames = 0
         self._digest = hashlib.sha256()
         self._temporary = temporary_name(path)
-        self._file = self._guard(lambda: self._temporary.open("wb"))
+        with self._disk():
+            self._file = self._temporary.open("wb")
 
     def append(self, block: bytes, num_frames: int) -> None:
-        self._guard(lambda: self._file.write(block))
+        with self._disk():
+            self._file.write(block)
         self._digest.update(block)
         self.num_bytes += len(block)
         self.num_frames += num_frames
 
     def finish(self) -> ShardInfo:
         self.append(END, 0)
-        self._guard(self._file.close)
-        self._guard(lambda: self._temporary.replace(self.path))
+        with self._disk():
+            self._file.close()
+            self._temporary.replace(self.path)
         return ShardInfo(self.path.name, self.split, self.num_frames, self.num_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _guard(self, do) -> io.BufferedWriter:
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
         try:
-            return do()
+            yield
         except OSError as error:
             raise cannot_write(self.path, error) from error
 

@@ -10,7 +10,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from gpavatar.types import InputError
 
@@ -40,7 +40,7 @@ def tar_block(key: str, members: dict[str, bytes]) -> bytes:
     return b"".join(parts)
 
 
-def read_samples(stream: BinaryIO, where: str, offset: int = 0) -> Iterator[RawSample]:
+def read_samples(stream: BufferedIOBase, where: str, offset: int = 0) -> Iterator[RawSample]:
     """Samples from `stream`, which stands at `offset` of its shard, to the end mark.
 
     InputError for a file that is cut off or holds what a shard never holds; `where` names it.
@@ -61,6 +61,9 @@ def read_samples(stream: BinaryIO, where: str, offset: int = 0) -> Iterator[RawS
             raise InputError(f"{where}: {key} is larger than {MAX_MEMBER_BYTES >> 20} MiB; no sample is")
     if key is not None:
         yield RawSample(key, members, start, position - start)
+    rest = stream.read(tarfile.RECORDSIZE)
+    if rest.strip(b"\0") or stream.read(1):
+        raise InputError(f"{where}: goes on after its end; copy or make the set again")
 
 
 def parse_block(block: bytes, where: str) -> RawSample:
@@ -90,7 +93,7 @@ def _parse(header: bytes, where: str) -> tuple[str, str, int]:
     return name["key"], name["suffix"], info.size
 
 
-def _exactly(stream: BinaryIO, size: int, where: str) -> bytes:
+def _exactly(stream: BufferedIOBase, size: int, where: str) -> bytes:
     parts, missing = [], size
     while missing:
         part = stream.read(missing)

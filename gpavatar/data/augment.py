@@ -1,0 +1,123 @@
+"""What may change in an example without making it untrue: mirroring and light, shared by sources and target.
+
+Mirroring takes X = diag(−1, 1, 1) to both sides of everything: head space x → X x, camera space likewise, so that
+w2c' = X w2c X, R' = X R X for every joint, cx' = 1 − cx; left and right expressions, eyes and landmarks change places.
+The mirrored head then projects onto the mirrored picture (docs/decisions/0052).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gpavatar.camera import Camera
+from gpavatar.data.batch import Batch, Views, zip_tensors
+from gpavatar.data.shard_index import HeadInfo
+from gpavatar.face.landmarks import MEDIAPIPE_MIRROR, mirrored_name
+from gpavatar.types import ARKIT_NAMES, HeadParams, InputError
+
+GREY = (0.299, 0.587, 0.114)
+MIRRORED_EXPRESSION = tuple(ARKIT_NAMES.index(mirrored_name(name)) for name in ARKIT_NAMES)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How examples are varied; all zero leaves them as they are."""
+
+    flip: float = 0.5  # probability
+    brightness: float = 0.1  # gain in [1 − b, 1 + b]
+    contrast: float = 0.1  # about the mean grey of each picture, in [1 − c, 1 + c]
+    saturation: float = 0.1  # in [1 − s, 1 + s]; −1 would be grey
+    tint: float = 0.03  # gain of each channel, in [1 − t, 1 + t]
+
+
+def augment(batch: Batch, config: AugmentConfig, head: HeadInfo, generator: torch.Generator) -> Batch:
+    """Mirror some examples and change the colours of all; `generator` is on the batch's device.
+
+    InputError for mirroring with a head whose basis is not known to be symmetric.
+    """
+    size, device = len(batch.pairs.clip), batch.pairs.clip.device
+    flip, *draws = torch.rand((7, size), generator=generator, device=device)
+    brightness, contrast, saturation, *tint = (2 * uniform - 1 for uniform in draws)
+    gain = (1 + config.brightness * brightness) * (1 + config.tint * torch.stack(tint))
+    contrast, saturation = 1 + config.contrast * contrast, 1 + config.saturation * saturation
+    source, target = batch.source, batch.target
+    if config.flip:
+        check_mirror(head)
+        source, target = mirror_some(source, flip < config.flip), mirror_some(target, flip < config.flip)
+    if config.brightness or config.contrast or config.saturation or config.tint:
+        light = (gain.T, contrast, saturation)
+        source = replace(source, image=change_colours(source.image, *light))
+        target = replace(target, image=change_colours(target.image, *light))
+    return replace(batch, source=source, target=target)
+
+
+def check_mirror(head: HeadInfo) -> None:
+    """InputError unless mirrored parameters of this head are known. The open head's identity basis is symmetric."""
+    if head.name != "open_head":
+        raise InputError(f"head {head.name}: how to mirror its parameters is not known; set augment.flip to 0")
+
+
+def change_colours(
+    image: Float[Tensor, "batch *source 3 height width"],
+    gain: Float[Tensor, "batch 3"],
+    contrast: Float[Tensor, " batch"],
+    saturation: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch *source 3 height width"]:
+    """Per example, with y the grey of a pixel and ȳ its mean over the picture: x ← y + s (x − y); x ← ȳ + c (x − ȳ);
+    x ← g x; clamped to [0, 1].
+    """
+
+    def per_example(values: Tensor) -> Tensor:
+        return values.view(len(image), *[1] * (image.ndim - 4), -1, 1, 1)
+
+    weights = image.new_tensor(GREY).view(3, 1, 1)
+    grey = (image * weights).sum(-3, keepdim=True)
+    contrast, saturation = per_example(contrast), per_example(saturation)
+    # one pass over the pixels: x is only scaled and shifted by a multiple of its grey and of the mean
+    shift = grey * (contrast * (1 - saturation)) + grey.mean((-1, -2), keepdim=True) * (1 - contrast)
+    return ((image * (contrast * saturation) + shift) * per_example(gain)).clamp(0, 1)
+
+
+def mirror_some(views: Views, mirrored: Bool[Tensor, " batch"]) -> Views:
+    """`mirror` for the examples that are marked."""
+
+    def choose(ours: Tensor, theirs: Tensor) -> Tensor:
+        return torch.where(mirrored.view(-1, *[1] * (ours.ndim - 1)), theirs, ours)
+
+    return zip_tensors(views, mirror(views), choose)
+
+
+def mirror(views: Views) -> Views:
+    """The mirrored person, seen in a mirror: picture, head and camera by the equations at the head of this file."""
+    width = views.image.shape[-1]
+    landmarks_px = views.landmarks_px[..., list(MEDIAPIPE_MIRROR), :]
+    return Views(
+        views.image.flip(-1),
+        views.alpha.flip(-1),
+        mirror_params(views.params),
+        mirror_camera(views.camera),
+        torch.stack([width - landmarks_px[..., 0], landmarks_px[..., 1]], -1),
+    )
+
+
+def mirror_params(params: HeadParams) -> HeadParams:
+    """Parameters of the open head whose vertices are the mirror image of those of `params`."""
+    turn = params.jaw_pose.new_tensor([1.0, -1.0, -1.0])  # the axis of X R X
+    return HeadParams(
+        params.shape,
+        params.expression[..., list(MIRRORED_EXPRESSION)],
+        params.jaw_pose * turn,
+        params.neck_pose * turn,
+        params.eye_pose.flip(-2) * turn,
+    )
+
+
+def mirror_camera(camera: Camera) -> Camera:
+    """The camera that sees the mirror image of the scene as the mirror image of the picture."""
+    signs = camera.c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])
+    fx, fy, cx, cy = camera.intrinsics.unbind(-1)
+    return Camera(camera.c2w * signs * signs[:, None], torch.stack([fx, fy, 1 - cx, cy], -1))

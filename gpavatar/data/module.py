@@ -1,0 +1,152 @@
+"""Sets into training with Lightning; the only file in this folder that knows it.
+
+data:
+  train:
+    - {path: sets/vfhq-256, weight: 3}
+    - {path: sets/synthetic-256}
+  val: [{path: sets/val-256}]
+  batch_size: 8
+  sampling: {num_sources: [1, 1]}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+
+from gpavatar.config import MISSING
+from gpavatar.data.augment import AugmentConfig, check_mirror
+from gpavatar.data.batch import Batch
+from gpavatar.data.loader import PairLoader, ResidentFrames, StreamedFrames
+from gpavatar.data.sampling import PairFrames, SamplingConfig, pair_frames
+from gpavatar.data.schedule import FixedSchedule, TrainSchedule
+from gpavatar.data.shard_index import HeadInfo, Tier
+from gpavatar.data.shards import ShardSet
+from gpavatar.types import InputError
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """A set and how much of the training it is."""
+
+    path: str = MISSING  # folder, http(s) address, or "pipe:COMMAND {}"
+    weight: float = 1.0  # of all examples this share, once divided by the sum of the weights
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained and validated on."""
+
+    train: list[SetConfig] = field(default_factory=list)
+    val: list[SetConfig] = field(default_factory=list)
+    train_split: str = "train"
+    val_split: str = "val"
+    open_only: bool = False  # leave out clips of tier "research"
+    batch_size: int = 8  # of one rank
+    examples_per_epoch: int = 0  # all ranks together; 0: as many as there are frames
+    num_workers: int = 2
+    resident: bool = False  # decode all frames once and keep them on the device: small sets, short trainings
+    val_sources: int = 1
+    val_per_clip: int = 4  # pairs of each clip, the same in every validation
+    seed: int = 0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+class ShardDataModule(LightningDataModule):
+    """(N sources, 1 target) of one person per example, as `Batch` on the trainer's device.
+
+    Its state is the position in training, so that a run that was stopped in the middle of an epoch goes on with the
+    batch after the last one. Each rank gets its own batches; see `TrainSchedule` and `FixedSchedule`.
+    """
+
+    def __init__(self, config: DataConfig):
+        super().__init__()
+        self.config = config
+        self._sets: dict[str, list[ShardSet]] = {}
+        self._loader: PairLoader | None = None
+        self._position = (0, 0)
+
+    @property
+    def head(self) -> HeadInfo:
+        """The head of the training sets; InputError where there are none."""
+        return self._opened("train")[0].index.head
+
+    @property
+    def tier(self) -> Tier:
+        """ "research" as soon as one clip of training is: what a checkpoint must then be labelled."""
+        tiers = {clip.tier for clip in self._frames("train").clips}
+        return "research" if "research" in tiers else "open"
+
+    def train_dataloader(self) -> PairLoader:
+        """Batches of training from where it stands."""
+        config, frames, device = self.config, self._frames("train"), self._device()
+        rank, world_size = self._ranks()
+        num_draws = config.examples_per_epoch or len(frames)
+        if config.augment.flip:
+            check_mirror(self.head)
+        on = device if config.resident else torch.device("cpu")
+        schedule = TrainSchedule(
+            frames, config.sampling, config.batch_size, num_draws, config.seed, rank, world_size, on
+        )
+        if schedule.num_steps == 0:
+            raise InputError(f"{num_draws} examples are less than a batch of {config.batch_size} on {world_size} ranks")
+        sets = self._opened("train")
+        source = ResidentFrames.decode(sets, frames, device) if config.resident else StreamedFrames(sets, frames)
+        self._loader = PairLoader(
+            schedule, source, config.augment, self.head, device, config.num_workers, config.seed, rank
+        )
+        self._loader.epoch, self._loader.step = self._position
+        return self._loader
+
+    def val_dataloader(self) -> PairLoader | list:
+        """The pairs of validation, as they are; none without validation sets."""
+        config = self.config
+        if not config.val:
+            return []
+        frames = self._frames("val")
+        schedule = FixedSchedule(
+            frames, config.sampling, config.batch_size, config.val_per_clip, config.val_sources, *self._ranks()
+        )
+        source = StreamedFrames(self._opened("val"), frames)
+        return PairLoader(schedule, source, device=self._device(), num_workers=config.num_workers)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Lightning's own way does not know frozen values; the loader has brought the batch there already."""
+        return batch.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and the examples in it that were handed out, by all ranks together."""
+        epoch, step = (self._loader.epoch, self._loader.step) if self._loader else self._position
+        return {"epoch": epoch, "examples": step * self._examples_per_step()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on there. With another batch size or number of ranks, at the nearest batch before."""
+        self._position = (state_dict["epoch"], state_dict["examples"] // self._examples_per_step())
+        if self._loader:
+            self._loader.epoch, self._loader.step = self._position
+
+    def _examples_per_step(self) -> int:
+        return self.config.batch_size * self._ranks()[1]
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _opened(self, name: str) -> list[ShardSet]:
+        if name not in self._sets:
+            configs = self.config.train if name == "train" else self.config.val
+            self._sets[name] = [ShardSet.open(each.path) for each in configs]
+        return self._sets[name]
+
+    def _frames(self, name: str) -> PairFrames:
+        config = self.config
+        configs, split = (config.train, config.train_split) if name == "train" else (config.val, config.val_split)
+        if not configs:
+            raise InputError(f"no set to {name} on; give data.{name}, a list of sets with their path")
+        return pair_frames(self._opened(name), [each.weight for each in configs], split, config.open_only)
