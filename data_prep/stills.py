@@ -1,0 +1,276 @@
+"""Portraits -> shards: each photo is the target of pictures that `textured_mesh` made of it.
+
+    python -m data_prep stills --in photos --out sets/stills
+
+photo -> one usable face? -> fitted and matted -> avatar -> sources in other poses, expressions and lights -> looked at
+by the detector -> packed as one clip: the photo untouched (role "target"), then its sources (role "source").
+
+What is drawn depends on the seed and the photo's name only. A photo is refused, and listed with the reason, where it
+shows no face or a second one, is too small, turned too far, cut off, covered or fits no head, where its avatar does not
+look like it in its own pose, or where the detector does not see in enough of the sources what was drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.find import Terms, find_folder
+from data_prep.footage import Footage, Refused
+from data_prep.manifest import Workplace, output_errors, write_text
+from data_prep.matte import hidden
+from data_prep.parts import each, write_set
+from data_prep.still_light import StillLight
+from data_prep.still_sources import DrawnSource, Variety, draw_source, drawn_poses
+from gpavatar.avatars.textured_mesh import TexturedMesh, TexturedMeshState
+from gpavatar.config import load_config
+from gpavatar.data.shards import ClipInfo, Encoding, HeadInfo, Sample, pack_clip
+from gpavatar.face.open_head import OpenHead
+from gpavatar.media.align import head_crop
+from gpavatar.media.image import IMAGE_SUFFIXES, read_image, resize_u8, to_u8
+from gpavatar.pretrained.detector import FaceDetector
+from gpavatar.pretrained.matting import Matte
+from gpavatar.tracking.sources import MAX_SIDE_PX, SOURCE_PX, source_frame, yaw_pitch_deg
+from gpavatar.tracking.tracker import Tracker
+from gpavatar.types import GpavatarError, InputError, SourceFrame, TrackedFrame
+
+EYES = (33, 263)  # MediaPipe's outer eye corners
+
+
+@dataclass(frozen=True)
+class StillsConfig:
+    """How many sources a photo gets, and which photos and sources are good enough."""
+
+    sources: int = 4
+    size_px: int = 256
+    seed: int = 0
+    variety: Variety = field(default_factory=Variety)
+    min_side: float = 0.75  # side of the square around head and shoulders / `size_px`
+    other_face: float = 0.35  # another face at least so large against the person's: refused
+    max_yaw_deg: float = 35.0
+    max_residual: float = 0.05  # median error of the fitted head's landmarks / distance of the outer eye corners
+    max_hidden: float = 0.35  # share of the face's outline that shows neither skin nor hair
+    max_difference: float = 0.06  # mean over the face between the photo and its avatar in the same pose
+    max_misfit: float = 0.10  # mean distance of drawn and detected landmarks / distance of the outer eye corners
+    min_sources: int = 2  # that pass; fewer refuse the photo
+    encoding: Encoding = field(default_factory=Encoding)
+
+    @property
+    def sha256(self) -> str:
+        """Of all values."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StillsReport:
+    """What became of the photos."""
+
+    kept: tuple[str, ...]  # clips in the set
+    num_sources: int
+    refused: tuple[Refused, ...]
+
+
+class Unusable(InputError):
+    """A photo that is refused, and why."""
+
+
+def command(
+    input: Path,
+    out: Path,
+    set: tuple[str, ...] = (),
+    workers: int | None = None,
+    terms: Terms | None = None,
+) -> None:
+    """Photos of faces as training pairs: textured_mesh draws several sources for each, the photo is the target.
+
+    Args:
+        input: The folder with the photos; every file is a person.
+        out: Where the set and its manifest go. Run again with the same arguments, a stopped run goes on.
+        set: Single settings, e.g. --set sources=6 size_px=512 variety.yaw_deg=20.
+        workers: Processes; all cores where left out.
+        terms: What holds for all photos: licence, tier, split.
+    """
+    found = find_folder(input, out / "work" / "unpacked", terms)
+    photos = [replace(one, identity=one.name) for one in found.footage if one.path.suffix.lower() in IMAGE_SUFFIXES]
+    report = stills(photos, out, load_config(StillsConfig, overrides=set), workers)
+    print(f"{out}: {len(report.kept)} photos with {report.num_sources} sources, {len(report.refused)} refused")
+
+
+def stills(
+    photos: Sequence[Footage], out: Path, config: StillsConfig | None = None, workers: int | None = None
+) -> StillsReport:
+    """Turn photos into a set. Run again with the same settings, a stopped run goes on.
+
+    `manifest.jsonl` has a line for each photo. InputError where there are none, or none of them is usable;
+    OutputError where `out` cannot be written, or holds work done with other settings.
+    """
+    config, place = config or StillsConfig(), Workplace(out)
+    if not photos:
+        raise InputError("no photos there; give --in a folder that holds some")
+    photos = sorted(photos, key=lambda photo: photo.name)
+    with place.held(config.sha256):
+        missing = [photo for photo in photos if not place.source_file(photo.name).exists()]
+        each(partial(prepare, place=place, config=config), missing, "photos", workers)
+        verdicts = [json.loads(place.source_file(photo.name).read_text(encoding="utf-8")) for photo in photos]
+        write_text(out / "manifest.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in verdicts))
+        refused = tuple(Refused(one["file"], one["why"]) for one in verdicts if one["verdict"] == "refused")
+        kept = tuple(one["clip"] for one in verdicts if one["verdict"] == "kept")
+        if not kept:
+            raise InputError(f"none of {len(photos)} photos can be used; {refused[0].file}: {refused[0].why}")
+        parts = [place.packed_file(clip) for clip in kept]
+        write_set(parts, out, HeadInfo.of(_Tools.of_process().head), config.size_px, config.encoding)
+    return StillsReport(kept, sum(one.get("sources", 0) for one in verdicts), refused)
+
+
+def prepare(photo: Footage, place: Workplace, config: StillsConfig) -> None:
+    """Make and encode the pair of one photo, or note why not; the note is written last."""
+    note = {"file": photo.path.name, "clip": photo.name}
+    try:
+        samples = photo_samples(photo, config)
+        info = ClipInfo(photo.name, photo.identity, photo.split, "still", photo.tier, photo.licence)
+        packed = pack_clip(info, samples, HeadInfo.of(_Tools.of_process().head), config.size_px, config.encoding)
+    except GpavatarError as error:
+        note |= {"verdict": "refused", "why": str(error).removeprefix(f"{photo.path}: ")}
+    else:
+        note |= {"verdict": "kept", "sources": len(samples) - 1}
+        with output_errors():
+            packed.save(place.packed_file(photo.name))
+    write_text(place.source_file(photo.name), json.dumps(note, ensure_ascii=False))
+
+
+@torch.no_grad()
+def photo_samples(photo: Footage, config: StillsConfig) -> list[Sample]:
+    """The photo as target and its sources. Raises `Unusable`, or what reading and tracking raise."""
+    tools = _Tools.of_process()
+    image_u8 = read_image(photo.path, MAX_SIDE_PX)
+    tracked = tools.tracker.track_image(image_u8, str(photo.path))
+    _check_face(image_u8, tracked, tools, config)
+    frame = source_frame(image_u8, tracked, SOURCE_PX)
+    _check_cover(frame, config)
+    state = tools.model.encode([frame])
+    _check_likeness(frame, state, tools.model, config)
+
+    rng = np.random.default_rng([config.seed, int.from_bytes(hashlib.sha256(photo.name.encode()).digest()[:8])])
+    poses = drawn_poses(frame, tools.head.expression_names, config.sources, config.variety, rng)
+    lights = [StillLight.random(rng, config.variety.light) for _ in poses]
+    drawn = [draw_source(tools.model, state, pose, light, SOURCE_PX) for pose, light in zip(poses, lights, strict=True)]
+    samples = [_target(photo, frame, config)]
+    for number, source in enumerate(drawn, 1):
+        landmarks_px = _believable(source, tools, config)
+        if landmarks_px is not None:
+            samples.append(_source(photo, number, source, landmarks_px, config))
+    if len(samples) <= config.min_sources:
+        raise Unusable(f"{len(samples) - 1} of {len(drawn)} sources look right, {config.min_sources} asked")
+    return samples
+
+
+@dataclass(frozen=True)
+class _Tools:
+    head: OpenHead
+    detector: FaceDetector
+    tracker: Tracker
+    model: TexturedMesh
+
+    @staticmethod
+    @cache
+    def of_process() -> _Tools:
+        """Loaded once."""
+        head, detector = OpenHead.load(), FaceDetector()
+        return _Tools(head, detector, Tracker(head, detector=detector), TexturedMesh(head=head))
+
+
+def _check_face(image_u8: np.ndarray, tracked: TrackedFrame, tools: _Tools, config: StillsConfig) -> None:
+    height_px, width_px = image_u8.shape[:2]
+    sizes = sorted((face.size_px for face in tools.detector.detect(image_u8)), reverse=True)
+    if len(sizes) > 1 and sizes[1] > config.other_face * sizes[0]:
+        raise Unusable(f"a second face, {sizes[1] / sizes[0]:.0%} as large; cut the photo to one person")
+    side_px = head_crop(tracked.landmarks_px).kept_inside(width_px, height_px).side_px
+    if side_px < config.min_side * config.size_px:
+        asked = config.min_side * config.size_px
+        raise Unusable(f"head and shoulders have {side_px:.0f} px, {asked:.0f} asked for {config.size_px}")
+    yaw, _ = yaw_pitch_deg(tracked.camera)
+    if abs(yaw) > config.max_yaw_deg:
+        raise Unusable(f"the head is turned by {abs(yaw):.0f} degrees, {config.max_yaw_deg:.0f} allowed")
+    on_head = tools.head.topology.mediapipe.on(tools.head.verts(tracked.params), tools.head.faces)
+    error = (tracked.camera.project_px(on_head, width_px, height_px) - tracked.landmarks_px).norm(dim=-1).median()
+    error = float(error) / _eyes_px(tracked.landmarks_px)
+    if error > config.max_residual:
+        raise Unusable(
+            f"no head fits it better than {error:.3f} of the eyes' distance, {config.max_residual:g} allowed"
+        )
+
+
+def _check_cover(frame: SourceFrame, config: StillsConfig) -> None:
+    rest = torch.zeros_like(frame.alpha)  # cloth and things held: not looked at
+    layers = Matte(frame.alpha, frame.hair, frame.body, frame.face, clothes=rest, others=rest)
+    share = hidden(layers, frame.landmarks_px)
+    if share > config.max_hidden:
+        raise Unusable(f"{share:.0%} of the face is hidden, {config.max_hidden:.0%} allowed")
+
+
+def _check_likeness(frame: SourceFrame, state: TexturedMeshState, model: TexturedMesh, config: StillsConfig) -> None:
+    drawn = model.render(state, frame.params, frame.camera, SOURCE_PX)
+    difference = float(((drawn.image - frame.image).abs() * frame.face).sum() / (3 * frame.face.sum().clamp_min(1)))
+    if difference > config.max_difference:
+        raise Unusable(f"its avatar differs from it by {difference:.3f}, {config.max_difference:g} allowed")
+
+
+def _believable(source: DrawnSource, tools: _Tools, config: StillsConfig) -> torch.Tensor | None:
+    """The landmarks that the detector finds in a source, if they are where they were drawn."""
+    found = tools.detector.detect(to_u8(source.picture.image))
+    if not found:
+        return None
+    drawn = tools.head.topology.mediapipe.on(source.verts, tools.head.faces)
+    drawn_px = source.pose.camera.project_px(drawn, SOURCE_PX, SOURCE_PX)
+    misfit = float((found[0].landmarks_px - drawn_px).norm(dim=-1).mean()) / _eyes_px(drawn_px)
+    return found[0].landmarks_px if misfit <= config.max_misfit else None
+
+
+def _eyes_px(landmarks_px: torch.Tensor) -> float:
+    return max(float((landmarks_px[EYES[0]] - landmarks_px[EYES[1]]).norm()), 1.0)
+
+
+def _target(photo: Footage, frame: SourceFrame, config: StillsConfig) -> Sample:
+    size = config.size_px
+    return Sample(
+        clip=photo.name,
+        identity=photo.identity,
+        frame_index=0,
+        time_s=0.0,
+        image_u8=resize_u8(to_u8(frame.image), size, size),
+        alpha_u8=_alpha_u8(frame.alpha, size),
+        params=frame.params,
+        camera=frame.camera,
+        landmarks_px=frame.landmarks_px * (size / SOURCE_PX),
+        role="target",
+    )
+
+
+def _source(
+    photo: Footage, number: int, source: DrawnSource, landmarks_px: torch.Tensor, config: StillsConfig
+) -> Sample:
+    size = config.size_px
+    return Sample(
+        clip=photo.name,
+        identity=photo.identity,
+        frame_index=number,
+        time_s=0.0,
+        image_u8=resize_u8(to_u8(source.picture.image), size, size),
+        alpha_u8=_alpha_u8(source.picture.alpha, size),
+        params=source.pose.params,
+        camera=source.pose.camera,
+        landmarks_px=landmarks_px * (size / SOURCE_PX),
+        role="source",
+    )
+
+
+def _alpha_u8(alpha: torch.Tensor, size: int) -> np.ndarray:
+    small = torch.nn.functional.interpolate(alpha[None], (size, size), mode="bilinear", antialias=True)[0]
+    return to_u8(small)
