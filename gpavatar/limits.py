@@ -17,4 +17,4 @@ MAX_MODEL_BYTES = 512 * MIB  # of a head model's file, an unpacked archive membe
 MAX_PICKLE_OPCODES = 30_000  # FLAME has some thousand; deeper nesting can overflow the C stack
 MAX_YAML_BYTES = MIB
 MAX_YAML_DEPTH = 32
-MAX_ARCHIVE_BYTES = 2048 * MIB  # of a downloaded package, and of a tar once unpacked
+MAX_ARCHIVE_BYTES = 1024 * MIB  # of a download, and of a tar.gz once unpacked; the largest asset has 53

@@ -25,7 +25,7 @@ from torch import Tensor
 from gpavatar.avatars.base import Avatar, AvatarState, Reference
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.media.compose import background_image, parse_background
-from gpavatar.media.files import check_file, check_range
+from gpavatar.media.files import check_file, check_range, fit_size
 from gpavatar.media.frames import open_frames
 from gpavatar.media.video import FrameReader, VideoFrame
 from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
@@ -164,9 +164,11 @@ def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track
 
     check_range(path, start_s, end_s)
     track = load_track(path, default_head())
-    keep = (track.times_s >= (start_s or 0.0)) & (track.times_s < (end_s or math.inf))
-    if not keep.any():
+    inside = (track.times_s >= (start_s or 0.0)) & (track.times_s < (end_s or math.inf))
+    if not inside.any():
         raise InputError(f"{path}: no frames between {start_s} s and {end_s} s; it ends at {track.times_s[-1]:g} s")
+    first = int(inside.int().argmax())  # times grow, so they are one stretch: a view, for an hour's track has 900 MB
+    keep = slice(first, first + int(inside.sum()))
     per_frame = {name: getattr(track, name)[keep] for name in ("times_s", "status", "params", "camera", "landmarks_px")}
     if not per_frame["status"].any():
         raise InputError(f"{path}: no face in any of its frames; track a clip that shows a face")
@@ -174,10 +176,13 @@ def saved_track(path: Path, start_s: float | None, end_s: float | None) -> Track
 
 
 def track_frames(track: Track, pictures: bool = False) -> Iterator[DrivingFrame]:
-    """The frames of a track as what drives; with `pictures`, its landmarks as dots."""
+    """The frames of a track as what drives; with `pictures`, its landmarks as dots, in the size in which clips come."""
+    width_px, height_px = fit_size(track.width_px, track.height_px, DRIVING_SIDE_PX)
     for index in range(len(track)):
         frame = track.frame(index)
-        yield DrivingFrame(frame, _dots(frame, track.width_px, track.height_px) if pictures else None)
+        if pictures:
+            frame = replace(frame, landmarks_px=frame.landmarks_px * (width_px / track.width_px))
+        yield DrivingFrame(frame, _dots(frame, width_px, height_px) if pictures else None)
 
 
 def _dots(frame: TrackedFrame, width_px: int, height_px: int) -> UInt8[np.ndarray, "height width 3"]:

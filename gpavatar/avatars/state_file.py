@@ -16,11 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpavatar.media.files import whole_file
+from gpavatar.limits import MAX_AVATAR_BYTES
+from gpavatar.media.files import one_line, whole_file
 from gpavatar.types import InputError
 
 State = TypeVar("State")
 FORMAT = "gpavatar avatar"
+STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.int32, torch.bool)
 
 
 def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
@@ -37,11 +39,13 @@ def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The text metadata of an avatar file. InputError where it is not one."""
+    if Path(path).exists() and Path(path).stat().st_size > MAX_AVATAR_BYTES:
+        raise InputError(f"{path} is not an avatar file (more than {MAX_AVATAR_BYTES >> 20} MB); give another")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not an avatar file ({error}); make one with --save-avatar") from error
+        raise InputError(f"{path} is not an avatar file ({one_line(error)}); make one with --save-avatar") from error
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not an avatar; make one with --save-avatar")
     return metadata
@@ -55,13 +59,18 @@ def load_state(kind: type[State], path: str | Path, expected: dict[str, str]) ->
     metadata = read_metadata(path)
     for key, value in expected.items():
         if metadata.get(key) != value:
-            found = metadata.get(key, "none")
-            raise InputError(f"{path} was made for {key} {found}, this is {value}; make the avatar again")
+            found = metadata.get(key, "none")[:80]
+            raise InputError(f"{path} was made for {key} {found!a}, this is {value!a}; make the avatar again")
     with safe_open(path, framework="pt") as file:
-        tensors = {name: _unpack(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    strange = [name for name, tensor in stored.items() if tensor.dtype not in STORED_TYPES]
+    if strange:
+        kind = str(stored[strange[0]].dtype).removeprefix("torch.")
+        raise InputError(f"{path}: field {strange[0]!a} is stored as {kind}, which no avatar is; make the avatar again")
+    tensors = {name: _unpack(tensor) for name, tensor in stored.items()}
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise InputError(f"{path}: field {bad[0]} holds values that are not finite; make the avatar again")
+        raise InputError(f"{path}: field {bad[0]!a} holds values that are not finite; make the avatar again")
     try:
         return _build(kind, tensors, "")
     except (KeyError, TypeError) as error:

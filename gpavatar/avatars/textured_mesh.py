@@ -115,7 +115,7 @@ class TexturedMesh:
             return _draw(layer, _screen(view, camera, size_px), size_px)
 
         image = layers.background if background is None else background
-        if image.shape[-1] != size_px:
+        if image.shape[-2:] != (size_px, size_px):
             image = functional.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]
         alpha = torch.zeros_like(image[:1])
         back_hair, _ = draw(layers.back_hair)
@@ -140,7 +140,13 @@ class TexturedMesh:
             # The rasteriser's kernels do not check: an index from a stranger's file must not read foreign memory.
             if not (_within(layer.faces, len(layer.verts)) and _within(layer.anchor, len(self.head.mean))):
                 raise InputError(f"{path}: an index points at no vertex; make the avatar again")
-        return map_tensors(state, lambda t: t.to(self.device))
+        params = state.reference.params
+        found = (len(state.offsets), params.shape.shape[-1], params.expression.shape[-1])
+        if found != (len(self.head.mean), self.head.n_shape, self.head.n_expression):
+            raise InputError(
+                f"{path}: its parameters are not those of the head {self.head.name}; make the avatar again"
+            )
+        return map_tensors(state, lambda t: t.to(self.device, torch.float32 if t.is_floating_point() else t.dtype))
 
     @property
     def sha256(self) -> str:

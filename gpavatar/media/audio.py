@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
+from gpavatar.media.files import one_line
 from gpavatar.media.video import clock_origin, open_container
 
 COPIED_CODECS = ("aac", "mp3")  # what every browser plays out of an mp4
@@ -17,7 +19,7 @@ AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
 class AudioTrack:
-    """The first sound track of `path`, given out piece by piece as stream packets for `output`.
+    """The first sound track of `path`, written piece by piece into `output`.
 
     `start_s` of the clock of `path` becomes 0 of the output. A copied track begins one packet early, at a negative
     time that players skip: an AAC packet can only be decoded with the one before it.
@@ -34,7 +36,7 @@ class AudioTrack:
         return AudioTrack(path, container, stream, output)
 
     def __init__(self, path: Path, container, stream, output: av.container.OutputContainer):
-        self._path, self._container, self._input = path, container, stream
+        self._path, self._container, self._input, self._target = path, container, stream, output
         context = stream.codec_context
         codec = context.codec.canonical_name
         self._origin = clock_origin(container)
@@ -49,25 +51,36 @@ class AudioTrack:
         self._pieces: Iterator[av.Packet | av.AudioFrame] | None = None
         self._held: av.Packet | av.AudioFrame | None = None
         self._start_s = Fraction(0)
+        self._last_s: Fraction | None = None
 
     def start(self, start_s: float) -> None:
         """Fix the time of `path` that becomes 0 of the output."""
         self._start_s = Fraction(start_s)
         if start_s > 0.5:
-            self._container.seek(math.floor((self._start_s + self._origin) * av.time_base))
+            with suppress(av.error.FFmpegError):  # no index: it is read from the beginning
+                self._container.seek(math.floor((self._start_s + self._origin) * av.time_base))
         self._pieces = self._read()
         self._held = next(self._pieces, None)
 
-    def packets_until(self, end_s: float) -> Iterator[av.Packet]:
-        """The packets not given yet that begin before `end_s` (clock of `path`), on the clock of the output."""
-        while self._held is not None and self._time(self._held) < end_s:
-            yield from self._emit(self._held)
-            self._held = next(self._pieces, None)
+    def mux_until(self, end_s: float) -> None:
+        """Write what begins before `end_s` (clock of `path`) and is not written yet, on the clock of the output.
 
-    def flush(self) -> Iterator[av.Packet]:
-        """What the encoder still holds."""
+        Damaged sound ends early, with a warning: the pictures are worth more.
+        """
+        try:
+            while self._held is not None and self._time(self._held) < end_s:
+                if self._last_s is None or self._time(self._held) > self._last_s:  # no container takes a step back
+                    self._last_s = self._time(self._held)
+                    self._target.mux(list(self._emit(self._held)))
+                self._held = next(self._pieces, None)
+        except ValueError as error:  # a packet that the container does not take; another kind of sound on the way
+            self._held = None
+            self._warn(error)
+
+    def mux_rest(self) -> None:
+        """Write what the encoder still holds."""
         if not self._copied:
-            yield from self._output.encode(None)
+            self._target.mux(list(self._output.encode(None)))
 
     def close(self) -> None:
         """Close the input."""
@@ -98,7 +111,10 @@ class AudioTrack:
                     if frame.pts is not None and self._time(frame) >= self._start_s:
                         yield frame
         except av.error.FFmpegError as error:
-            warnings.warn(f"{self._path}: its sound is damaged ({error.strerror}); left out from there", stacklevel=2)
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        warnings.warn(f"{self._path}: its sound is damaged ({one_line(error)}); left out from there", stacklevel=3)
 
     def _duration(self, packet: av.Packet) -> Fraction:
         return (packet.duration or 0) * packet.time_base

@@ -20,14 +20,16 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
+from gpavatar.limits import MAX_VIDEO_PIXELS
 from gpavatar.media.files import check_file, check_range, fit_size
 from gpavatar.media.hdr import HDR_CURVES, to_sdr_u8
 from gpavatar.types import InputError
 
-MAX_PIXELS = 8192 * 8192  # 8K and a margin; a header that claims more is damaged or hostile
 MIN_STEP_S = 1e-3
+MAX_TIME_S = 1e6  # a time stamp beyond 11 days is damaged
 # Without these two swscale darkens every picture by 1 to 2 levels; they cost 0.7 ms at 512x512.
 FAITHFUL = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+MAX_PIXEL_SHAPE = 4  # width over height; what is beyond (film and television stay within 2.2) is damaged
 COLORSPACE_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
 
@@ -110,10 +112,9 @@ class VideoReader:
         index, last_s = 0, -math.inf
         reformatter = VideoReformatter()
         for frame in self._frames_from_start():
-            if frame.pts is None:
+            time_s = self._time_s(frame) if frame.pts is not None else math.inf
+            if abs(time_s) > MAX_TIME_S:
                 time_s = last_s + 1 / self._fps if math.isfinite(last_s) else 0.0
-            else:
-                time_s = self._time_s(frame)
             # a time stamp that stands still or runs back would stop every writer
             time_s = max(time_s, last_s + MIN_STEP_S)
             if self.end_s is not None and time_s >= self.end_s - 1e-6:
@@ -215,10 +216,15 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.vide
         raise InputError(
             f"{path}: its video codec is unknown or its header damaged; copy it again or convert it to H.264"
         )
-    if context.width * context.height > MAX_PIXELS:
-        size = f"{context.width}x{context.height}"
-        raise InputError(f"{path}: frames of {size} px are beyond 8192x8192; scale it down first")
+    check_frame_size(path, context.width, context.height)
+    context.options = {**context.options, "max_pixels": str(MAX_VIDEO_PIXELS)}  # what the stream says may differ
     return streams[0]
+
+
+def check_frame_size(path: Path, width_px: int, height_px: int) -> None:
+    """InputError for a size beyond 8K; a header that claims more is damaged or hostile."""
+    if width_px * height_px > MAX_VIDEO_PIXELS:
+        raise InputError(f"{path}: frames of {width_px}x{height_px} px are beyond 8K; scale it down first")
 
 
 def _first_frame(container: av.container.InputContainer, stream, path: Path) -> av.VideoFrame:
@@ -235,11 +241,11 @@ def _decode(container: av.container.InputContainer, stream) -> Iterator[av.Video
             packet = next(packets)
         except StopIteration:
             return
-        except (av.error.InvalidDataError, av.error.OSError):
+        except av.error.FFmpegError:
             return
         try:
             yield from packet.decode()
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError:
             continue
 
 
@@ -289,6 +295,8 @@ def _declared_end(stream, origin: Fraction) -> float | None:
 def _display_size(frame: av.VideoFrame, stream, max_side_px: int | None) -> tuple[int, int]:
     """(width, height) with square pixels, before the turn, scaled to `max_side_px`."""
     shape = stream.sample_aspect_ratio or Fraction(1)
+    if not 1 / MAX_PIXEL_SHAPE <= shape <= MAX_PIXEL_SHAPE:
+        shape = Fraction(1)
     return fit_size(max(1, round(frame.width * shape)), frame.height, max_side_px)
 
 

@@ -241,15 +241,15 @@ class VideoWriter(FrameWriter):
         frame.pts, frame.time_base = round((self._last_s - self._first_s) / TIME_BASE), TIME_BASE
         self._container.mux(self._stream.encode(frame))
         if self._audio:
-            self._container.mux(list(self._audio.packets_until(self._last_s)))
+            self._audio.mux_until(self._last_s)
 
     def _close(self, discard: bool) -> None:
         try:
             if not discard:
                 self._container.mux(self._stream.encode(None))
                 if self._audio:
-                    self._container.mux(list(self._audio.packets_until(self._last_s + self._frame_s)))
-                    self._container.mux(list(self._audio.flush()))
+                    self._audio.mux_until(self._last_s + self._frame_s)
+                    self._audio.mux_rest()
         finally:
             if self._audio:
                 self._audio.close()

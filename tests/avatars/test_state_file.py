@@ -102,7 +102,7 @@ def test_no_file(tmp_path, place):
 def test_values_that_are_not_finite(file, value):
     numbers = torch.zeros(5, 3)
     numbers[2, 1] = value
-    with pytest.raises(InputError, match="numbers holds values that are not finite"):
+    with pytest.raises(InputError, match="'numbers' holds values that are not finite"):
         load_state(SomeState, rewritten(file, numbers=numbers), IDENTITY)
 
 

@@ -51,13 +51,12 @@ def fuzz(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     for name in options.targets:
         if name not in TARGETS:
             raise InputError(f"no target is called {name!r}; {did_you_mean(name, list(TARGETS))}")
-    targets = list(options.targets)
-    cases = share_out(options.cases, targets, options.seed)
-    if options.case is not None:
-        cases = [Case(targets[0], options.case, options.seed)]
     start_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="seeds-") as folder:
-        make_seeds(Path(folder), targets)
+        make_seeds(Path(folder), options.targets)
+        cases = share_out(options.cases, Path(folder), options.seed)
+        if options.case is not None:
+            cases = [Case(options.targets[0], options.case, options.seed)]
         verdicts = run(cases, Path(folder), options.workers)
         findings = [verdict for verdict in verdicts if verdict.is_finding]
         if options.keep is not None:

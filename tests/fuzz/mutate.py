@@ -215,41 +215,64 @@ def tar_member(data: bytes, rng: Rng) -> bytes:
 
 
 def safetensors_entry(data: bytes, rng: Rng) -> bytes:
-    """The header's text or one entry of it broken, with a right length before it; or values that are not numbers."""
+    """A tensor of another length, type or value in a whole file, or a header whose text or entries lie."""
     if len(data) < 16 or data[8:9] != b"{":
         return data
     length = int.from_bytes(data[:8], "little")
     header, content = json.loads(data[8 : 8 + length]), data[8 + length :]
-    names = [name for name in header if name != "__metadata__"]
+    metadata = header.pop("__metadata__", {})
+    names, done = list(header), int(rng.integers(8))
     name = names[rng.integers(len(names))]
-    entry, done = header[name], int(rng.integers(7))
+    entry = header[name]
     start, end = entry["data_offsets"]
     if done == 0:
-        text = blindly(data[8 : 8 + length], rng)
-        return len(text).to_bytes(8, "little") + text + content
+        return _with_length(blindly(data[8 : 8 + length], rng)) + content
     if done == 1:
-        entry["dtype"] = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "U8", "BOOL", "U64", "F4")[
-            rng.integers(12)
-        ]
+        types = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "U8", "BOOL", "U64", "F4")
+        entry["dtype"] = types[rng.integers(len(types))]
     elif done == 2:
         entry["shape"] = [[], [0], [1, *entry["shape"]], entry["shape"][::-1], [-1], [2**62, 4]][rng.integers(6)]
     elif done == 3:
         entry["data_offsets"] = [[0, 0], [start, 2**62], [end, start], [0, end], [-1, 4]][rng.integers(5)]
     elif done == 4:
-        header[str(rng.choice([*names, "layers.x", "__metadata__"]))] = header.pop(name)
-    elif done == 5 and "__metadata__" in header:
-        metadata = header["__metadata__"]
+        header[str(rng.choice([*names, "layers.x"]))] = header.pop(name)
+    elif done == 5 and metadata:
         metadata[str(rng.choice(list(metadata)))] = WORDS[rng.integers(len(WORDS))]
-    elif entry["dtype"] == "F32" and end > start:
-        values = np.frombuffer(content[start:end], "<f4").copy()
-        values[rng.integers(len(values), size=int(rng.choice([1, len(values)])))] = VALUES[rng.integers(len(VALUES))]
-        content = content[:start] + values.tobytes() + content[end:]
-    elif entry["dtype"] == "I64" and end > start:
-        values = np.frombuffer(content[start:end], "<i8").copy()
-        values[rng.integers(len(values))] = int(rng.choice(np.array([-1, 2**31, 2**62, -(2**63)])))
-        content = content[:start] + values.tobytes() + content[end:]
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content
+    else:
+        tensors = {
+            key: (one["dtype"], one["shape"], content[slice(*one["data_offsets"])]) for key, one in header.items()
+        }
+        tensors[name] = _other_tensor(*tensors[name], rng)
+        content = b"".join(raw for _, _, raw in tensors.values())
+        ends = np.cumsum([len(raw) for _, _, raw in tensors.values()]).tolist()
+        header = {
+            key: {"dtype": dtype, "shape": shape, "data_offsets": [end - len(raw), end]}
+            for (key, (dtype, shape, raw)), end in zip(tensors.items(), ends, strict=True)
+        }
+    return _with_length(json.dumps({"__metadata__": metadata, **header}).encode()) + content
+
+
+def _other_tensor(dtype: str, shape: list[int], raw: bytes, rng: Rng) -> tuple[str, list[int], bytes]:
+    """Fewer, more or no rows; or values that are no numbers, or no indices."""
+    kind = {"F32": "<f4", "I64": "<i8", "U8": "u1"}[dtype]
+    values = np.frombuffer(raw, kind).reshape(shape).copy()
+    done = int(rng.integers(4))
+    if done == 0 and shape:
+        axis = int(rng.integers(len(shape)))
+        values = np.take(
+            values, np.arange(int(rng.choice([0, 1, max(0, shape[axis] - 1)]))) % max(1, shape[axis]), axis
+        )
+    elif done == 1 and shape:
+        values = np.concatenate([values, values], int(rng.integers(len(shape))))
+    elif values.size:
+        extreme = VALUES if dtype == "F32" else (-1, 2**31, 2**62, -(2**63)) if dtype == "I64" else (0, 255)
+        chosen = rng.integers(values.size, size=int(rng.choice([1, values.size])))
+        values.reshape(-1)[chosen] = extreme[rng.integers(len(extreme))]
+    return dtype, list(values.shape), values.tobytes()
+
+
+def _with_length(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little") + text
 
 
 AWARE: tuple[Mutator, ...] = (png_chunk, zip_member, npy_array, tar_member, safetensors_entry)

@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Case:
-    """One broken file; the same three always make the same bytes."""
+    """One broken file; the same three always make the same bytes. Numbers below 0 are the good files, unbroken."""
 
     target: str
     number: int
@@ -38,6 +39,8 @@ class Case:
     def write(self, seeds: Path, to: Path) -> Path:
         """Break one of the good files of `seeds`."""
         files = sorted(seeds.iterdir())
+        if self.number < 0:
+            return Path(shutil.copy(files[self.number], to / f"case{files[self.number].suffix}"))
         rng = np.random.default_rng([self.seed, self.number, zlib.crc32(self.target.encode())])
         chosen = files[rng.integers(len(files))]
         data = mutate(chosen.read_bytes(), rng, [file.read_bytes() for file in files if file != chosen])
@@ -51,7 +54,7 @@ class Verdict:
     """What became of a case."""
 
     case: Case
-    kind: str  # read, refused; exception, lines, left, time, memory, crash
+    kind: str  # read, refused; exception, lines, left, good (a good file refused), time, memory, crash
     detail: str
     seconds: float
     peak_mb: float
@@ -81,6 +84,8 @@ def judge(case: Case, seeds: Path, scratch: Path) -> Verdict:
         left = [file.name for file in out.rglob("*") if file.is_file() and file.name != "lock"]
         if kind == "refused" and left:
             kind, detail = "left", f"{left[0]} left after: {detail}"
+        if kind == "refused" and case.number < 0:
+            kind = "good"
     return Verdict(case, kind, detail, round(time.perf_counter() - start_s, 3), round(peak_mb(), 1))
 
 
@@ -196,8 +201,8 @@ def resident_mb(pid: int) -> float:
         return 0.0
 
 
-def make_seeds(folder: Path, targets: list[str]) -> None:
-    """The good files of each target, and proof that they are good."""
+def make_seeds(folder: Path, targets: Sequence[str]) -> None:
+    """The good files of each target."""
     from fuzz.targets import TARGETS
 
     for name in targets:
@@ -205,13 +210,17 @@ def make_seeds(folder: Path, targets: list[str]) -> None:
         TARGETS[name].seeds(folder / name)
 
 
-def share_out(count: int, targets: list[str], seed: int) -> list[Case]:
-    """`count` cases over the targets by their weights."""
+def share_out(count: int, seeds: Path, seed: int) -> list[Case]:
+    """Every good file as it is, and `count` broken ones over the targets by their weights."""
     from fuzz.targets import TARGETS
 
+    targets = sorted(folder.name for folder in seeds.iterdir())
     total = sum(TARGETS[name].weight for name in targets)
-    numbers = {name: round(count * TARGETS[name].weight / total) for name in targets}
-    return [Case(name, number, seed) for name in targets for number in range(numbers[name])]
+    cases = []
+    for name in targets:
+        numbers = range(-len(list((seeds / name).iterdir())), round(count * TARGETS[name].weight / total))
+        cases += [Case(name, number, seed) for number in numbers]
+    return cases
 
 
 def tally(verdicts: list[Verdict]) -> dict[str, collections.Counter]:

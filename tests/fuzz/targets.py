@@ -91,7 +91,6 @@ def video_seeds(folder: Path) -> None:
     awkward.write_clip(
         folder / "hevc.mp4", frames, codec="libx265", options={"preset": "ultrafast", "x265-params": "log-level=none"}
     )
-    awkward.write_sound(folder / "sound.m4a", sound)
 
 
 def read_still(path: Path, scratch: Path) -> None:
@@ -119,13 +118,11 @@ def read_moving(path: Path, scratch: Path) -> None:
 
 def track_seeds(folder: Path) -> None:
     """A short track, one frame of it without a face."""
-    from flat_avatar import TinyHead
-
     from gpavatar.camera import Camera
     from gpavatar.tracking.track_file import TrackSource, save_track
     from gpavatar.types import FaceStatus, HeadParams, Track
 
-    frames, head = 4, TinyHead()
+    frames, head = 4, method().head
     camera, random = Camera.frontal(10.0, 3.0), torch.Generator().manual_seed(0)
     status = torch.full((frames,), int(FaceStatus.TRACKED), dtype=torch.uint8)
     status[1] = int(FaceStatus.MISSING)
@@ -143,23 +140,6 @@ def track_seeds(folder: Path) -> None:
     save_track(folder / "a.npz", track, TrackSource("clip.mp4", "0" * 64))
 
 
-def read_track(path: Path, scratch: Path) -> None:
-    """As a driver: the motion of every frame, and the landmarks drawn for a comparison."""
-    from flat_avatar import TinyHead
-
-    from gpavatar import pipeline
-    from gpavatar.retarget import Pose, Retargeter
-
-    pipeline.default_head = TinyHead
-    source = pipeline.saved_track(path, None, None)
-    first = source.frame(0)
-    for mode in ("driving", "relative"):
-        retarget = Retargeter(Pose(first.params, first.camera), mode, "relative")
-        for frame in pipeline.track_frames(source, pictures=True):
-            pose = retarget(frame.tracked)
-            assert pose.camera.c2w.shape == (4, 4)
-
-
 @cache
 def method():
     """The method whose avatars are read, its own texture small."""
@@ -169,8 +149,9 @@ def method():
     return textured_mesh.TexturedMesh()
 
 
-def avatar_seeds(folder: Path) -> None:
-    """A state of plain surfaces."""
+@cache
+def plain_state():
+    """An avatar of plain surfaces."""
     from gpavatar.avatars.base import Reference
     from gpavatar.avatars.portrait_layers import Layer, PortraitLayers
     from gpavatar.avatars.textured_mesh import TexturedMeshState
@@ -188,7 +169,26 @@ def avatar_seeds(folder: Path) -> None:
     layers = PortraitLayers(torch.full((3, 16, 16), 0.2), layer, layer, layer)
     offsets = torch.zeros(len(head.mean), 3)
     state = TexturedMeshState(reference, offsets, seen, torch.full((3, 8, 8), 0.5), layers)
-    method().save(map_tensors(state, torch.clone), folder / "a.safetensors")
+    return map_tensors(state, torch.clone)
+
+
+def avatar_seeds(folder: Path) -> None:
+    """A saved avatar."""
+    method().save(plain_state(), folder / "a.safetensors")
+
+
+def read_track(path: Path, scratch: Path) -> None:
+    """As a driver: the motion of every frame on an avatar, and the landmarks drawn for a comparison."""
+    from gpavatar import pipeline
+
+    pipeline.default_head = lambda: method().head
+    driver = pipeline.saved_track(path, None, None)
+    person = pipeline.PersonAvatar(method(), plain_state())
+    frames = list(pipeline.track_frames(driver, pictures=True))
+    for mode in ("driving", "relative"):
+        list(
+            person.drive(frames[:2], size_px=32, pose=mode, expression="relative" if mode == "relative" else "absolute")
+        )
 
 
 def read_avatar(path: Path, scratch: Path) -> None:
@@ -260,7 +260,7 @@ def yaml_seeds(folder: Path) -> None:
         "      - {url: 'https://example.org/x', member: a/b}\n      - pypi: x==1\n"
     )
     (folder / "settings.yaml").write_text(
-        '# what differs\nassets: {a: {bytes: 1, terms: "x", sources: [{npm: a@1}]}}\n'
+        "assets: {a: {file: a, about: b, sha256: c, bytes: 1, licence: x, permissive: no, sources: [{npm: a@1}]}}\n"
     )
 
 

@@ -124,7 +124,7 @@ nan_pose = np.full((FRAMES, 3), np.nan, np.float32)
         ({"jaw_pose": np.zeros((FRAMES, 3))}, "jaw_pose is float64"),
         ({"expression": np.zeros((FRAMES + 1, 52), np.float32)}, "expression"),
         ({"expression": None}, "expression is missing"),
-        ({"extra": np.zeros(3)}, "unknown content extra"),
+        ({"extra": np.zeros(3)}, "unknown content 'extra'"),
         ({"status": np.full(FRAMES, 9, np.uint8)}, "status"),
         ({"status": np.full(FRAMES, 2, np.uint8)}, "no landmarks"),
         ({"times_s": np.zeros(FRAMES)}, "times do not grow"),
