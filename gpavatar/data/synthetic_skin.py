@@ -167,7 +167,7 @@ def paint_skin(skin: SkinPoints, look: Complexion, scalp: Float[np.ndarray, "*pl
     strength = (0.7 + 0.45 * shine + 0.35 * lips) * (1 + 0.15 * fine) * (1 - 0.7 * scalp)
     roughness = 0.54 - 0.12 * shine - 0.10 * lips + 0.06 * broad
     # The same gloss stands out more on dark skin, whose pictures are exposed longer: it would look wet.
-    dark = 1 - float(ramp(np.asarray(look.tone), 0.0, 0.5))
+    dark = max(0.0, 1 - look.tone / 0.5)
     strength, roughness = strength * (1 - 0.38 * dark), roughness + 0.07 * dark
     return Paint(albedo, height, strength, roughness)
 
