@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 import gpavatar
 from gpavatar.assets import fetch
-from gpavatar.media.image import resize_u8
+from gpavatar.media.image import resize_u8, write_image
 from gpavatar.pipeline import PoseMode
 from gpavatar.retarget import ExpressionMode
 
@@ -60,7 +60,7 @@ def main(
         row += [gpavatar.to_u8(frame.image) for frame in driven]
         rows.append(np.concatenate(row, 1))
         print(photo.name, flush=True)
-    gpavatar.write_image(output, np.concatenate(rows, 0))
+    write_image(output, np.concatenate(rows, 0))
 
 
 def square(image_u8: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:

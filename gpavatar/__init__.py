@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpavatar.camera import Camera
-    from gpavatar.media.image import read_image, to_u8, write_image
-    from gpavatar.media.writer import open_writer
+    from gpavatar.media.image import read_image, to_u8
+    from gpavatar.media.provenance import Marks
+    from gpavatar.media.writer import open_writer, write_image
     from gpavatar.pipeline import (
         DrivenFrame,
         DrivingClip,
@@ -36,6 +37,7 @@ _HOMES = {
     "DrivingClip": "pipeline",
     "GpavatarError": "types",
     "HeadParams": "types",
+    "Marks": "media.provenance",
     "PersonAvatar": "pipeline",
     "Pose": "retarget",
     "Track": "types",
@@ -46,7 +48,7 @@ _HOMES = {
     "read_image": "media.image",
     "to_u8": "media.image",
     "track_clip": "pipeline",
-    "write_image": "media.image",
+    "write_image": "media.writer",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "DrivingClip",
     "GpavatarError",
     "HeadParams",
+    "Marks",
     "PersonAvatar",
     "Pose",
     "Track",

@@ -29,9 +29,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from gpavatar import __version__
 from gpavatar.config import run_program
 from gpavatar.media.align import CropBox, head_crop, resample_u8
-from gpavatar.media.compose import LABEL, add_label, parse_background, side_by_side
+from gpavatar.media.compose import LABEL, parse_background, side_by_side
 from gpavatar.media.files import cannot_write, check_file, temporary_name, whole_file
 from gpavatar.media.image import to_u8
+from gpavatar.media.producer import this_producer
+from gpavatar.media.provenance import Ingredient, Marks
 from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, VIDEO_OUT_SUFFIXES, open_writer
 from gpavatar.pipeline import (
     DEFAULT_METHOD,
@@ -88,7 +90,10 @@ class Options:
     source_face: str = "largest"
     """Whom to take from the sources."""
     label: bool = True
-    """Mark the picture as AI-generated."""
+    """Write "AI-generated" into the picture. --no-label needs --consent; the invisible marks stay (docs/provenance.md).
+    """
+    consent: str | None = None
+    """Who agreed to be shown like this, and to what; goes into the credentials and the .json."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class Sidecar:
     inputs: list[dict[str, str]]  # path, sha256
     driving_broken_at_s: float | None  # where the driving file broke off, if it did
     label: str | None
+    watermark: str  # the producer id, in hexadecimal
+    consent: str | None
     options: dict[str, object]
 
 
@@ -134,6 +141,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     turntable = clip.num_frames == 1 and options.pose == "orbit"
     output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1 and not turntable)
     check_output(output, options)
+    marks = Marks(options.label, options.consent, tuple(Ingredient(p.name, sha256_of(p)) for p in options.inputs))
     depth = AHEAD_WITH_PICTURES if options.compare else AHEAD
     with _one_core_left(), closing(prefetch(clip, depth)) as ahead, _progress() as progress:
         task = progress.add_task("looking at the source", total=None)
@@ -144,7 +152,9 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         num_frames = TURNTABLE_FRAMES if turntable else clip.num_frames
         progress.update(task, description=f"driving {avatar.model.name}", total=num_frames)
         with closing(prefetch(_compose(avatar, frames, options, watch))) as pictures:
-            written, num_frames, num_tracked = _write(pictures, output, clip, watch, lambda: progress.advance(task))
+            written, num_frames, num_tracked = _write(
+                pictures, output, clip, marks, watch, lambda: progress.advance(task)
+            )
     ended_s = time.perf_counter()
     sidecar = Sidecar(
         output=str(written),
@@ -157,9 +167,11 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         model=avatar.model.name,
         model_sha256=avatar.model.sha256,
         commit=code_version(),
-        inputs=[{"path": str(path), "sha256": sha256_of(path)} for path in options.inputs],
+        inputs=[{"path": str(p), "sha256": of.sha256} for p, of in zip(options.inputs, marks.inputs, strict=True)],
         driving_broken_at_s=clip.broken_at_s,
         label=LABEL if options.label else None,
+        watermark=f"{this_producer().id:08x}",
+        consent=options.consent,
         options=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
     )
     with whole_file(written.with_suffix(".json")) as temporary:
@@ -186,6 +198,7 @@ def check_inputs(options: Options) -> tuple[Path, ...]:
     if not SIZES_PX[0] <= options.size <= SIZES_PX[1] or options.size % 2:
         raise InputError(f"size {options.size}: must be even and between {SIZES_PX[0]} and {SIZES_PX[1]}")
     parse_background(options.background)
+    Marks(options.label, options.consent)
     return options.inputs
 
 
@@ -259,7 +272,7 @@ def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> Pers
 def _compose(
     avatar: PersonAvatar, driving: Iterable[DrivingFrame], options: Options, watch: Stopwatch
 ) -> Generator[Picture, None, None]:
-    """The finished pictures: beside source and driver if asked, and labelled."""
+    """The pictures, beside source and driver if asked; the writer marks them."""
     source_u8 = to_u8(avatar.reference.image)
     box: CropBox | None = None  # of the driver's first face, from then on
     modes = {"pose": options.pose, "expression": options.expression, "background": options.background}
@@ -272,8 +285,6 @@ def _compose(
                 if box is None and tracked.status == FaceStatus.TRACKED:
                     box = head_crop(tracked.landmarks_px)
                 image_u8 = side_by_side(source_u8, _square(driving_u8, box, options.size), image_u8)
-            if options.label:
-                image_u8 = add_label(image_u8, LABEL)
         yield Picture(image_u8, tracked.time_s, tracked.status == FaceStatus.TRACKED)
 
 
@@ -289,14 +300,14 @@ def _square(
 
 
 def _write(
-    pictures: Iterator[Picture], output: Path, clip: DrivingClip, watch: Stopwatch, advance: Callable
+    pictures: Iterator[Picture], output: Path, clip: DrivingClip, marks: Marks, watch: Stopwatch, advance: Callable
 ) -> tuple[Path, int, int]:
     """Where the result stands, its frames, and those of them with a face found. Ctrl-C ends it early."""
     first = next(pictures)
     height_px, width_px = first.image_u8.shape[:2]
     audio_from = clip.path if clip.has_audio else None
     frames = frames_tracked = 0
-    with open_writer(output, width_px, height_px, fps=clip.fps, audio_from=audio_from) as out:
+    with open_writer(output, width_px, height_px, fps=clip.fps, audio_from=audio_from, marks=marks) as out:
         try:
             for picture in chain([first], pictures):
                 out.write(picture.image_u8, picture.time_s)

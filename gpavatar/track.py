@@ -91,7 +91,8 @@ def write_preview(options: Options, track: Track, head: MorphableHead, counted) 
     info = small.info
     scale = info.width_px / track.width_px
     audio = options.input if info.has_audio else None
-    with open_writer(options.preview, info.width_px, info.height_px, fps=info.fps, audio_from=audio) as writer:
+    size = (info.width_px, info.height_px)
+    with open_writer(options.preview, *size, fps=info.fps, audio_from=audio, marks=None) as writer:
         for frame in counted(prefetch(small)):
             tracked = track.frame(frame.index)
             tracked = replace(tracked, landmarks_px=tracked.landmarks_px * scale)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,9 +14,15 @@ import torch
 
 
 def pytest_configure(config):
-    """Parallel workers share the cores instead of each claiming all of them."""
+    """Parallel workers share the cores instead of each claiming all of them. No test signs with the user's own key."""
+    config.own_folder = os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="gpavatar-tests-config-")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+def pytest_unconfigure(config):
+    """Leave nothing behind."""
+    shutil.rmtree(config.own_folder)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ PROGRAMS = ["reenact", "track", "train", "eval", "verify", "export", "live", "vi
 
 # What a name that is imported is called where packages are listed.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "mediapipe", "pytorch_lightning": "pytorch-lightning", "yaml": "pyyaml"}
-DISTRIBUTIONS |= {"faiss": "faiss-cpu", "dlib": "dlib-bin"}
+DISTRIBUTIONS |= {"c2pa": "c2pa-python", "faiss": "faiss-cpu", "dlib": "dlib-bin"}
 # Backends that are used where a user has them; no registry carries a build for every Python.
 FOUND_AT_RUN_TIME = {"nvdiffrast", "pytorch3d"}
 

@@ -92,12 +92,22 @@ def test_a_track_drives_an_avatar(flat_avatar: Path, make_track, tmp_path: Path)
 
 
 def test_the_label_is_there_unless_refused(flat_avatar: Path, make_track, tmp_path: Path) -> None:
-    track = make_track(1)
+    track, consent = make_track(1), ("--consent", "me, to a test")
     assert run(flat_avatar, track, "-o", tmp_path / "with.png", "--size", 128) == 0
-    assert run(flat_avatar, track, "-o", tmp_path / "without.png", "--size", 128, "--no-label") == 0
+    assert run(flat_avatar, track, "-o", tmp_path / "without.png", "--size", 128, "--no-label", *consent) == 0
     labelled, plain = (np.asarray(Image.open(tmp_path / name)) for name in ("with.png", "without.png"))
-    assert not plain.any() and labelled.any()
-    assert json.loads((tmp_path / "without.json").read_text())["label"] is None
+    assert plain.max() < 10 and labelled.max() > 200  # what is left is the watermark
+    sidecar = json.loads((tmp_path / "without.json").read_text())
+    assert (sidecar["label"], sidecar["consent"]) == (None, "me, to a test")
+
+
+def test_the_label_is_left_out_only_with_a_consent(flat_avatar: Path, make_track, tmp_path: Path, capfd) -> None:
+    track = make_track(1)
+    for consent in ((), ("--consent", " ")):
+        assert run(flat_avatar, track, "-o", tmp_path / "new" / "o.png", "--size", 128, "--no-label", *consent) == 2
+        message = capfd.readouterr().err.strip()
+        assert message.startswith("error: ") and "consent" in message and "\n" not in message
+    assert not (tmp_path / "new").exists()
 
 
 def test_start_and_end_choose_the_frames(flat_avatar: Path, make_track, tmp_path: Path) -> None:

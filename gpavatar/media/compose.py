@@ -68,11 +68,16 @@ def composite(
 def add_label(image_u8: UInt8[np.ndarray, "height width 3"], text: str = LABEL) -> UInt8[np.ndarray, "height width 3"]:
     """A copy of the frame with a small half-transparent plate in the lower right corner that says `text`."""
     height, width = image_u8.shape[:2]
-    plate = _plate(text, _text_px(height, width))
+    plate = label_plate(height, width, text)
     margin = max(2, min(height, width) // 64)
     result = image_u8.copy()
     _lay(plate, result, width - margin - plate.colour.shape[1], height - margin - plate.colour.shape[0])
     return result
+
+
+def label_plate(height: int, width: int, text: str = LABEL) -> Plate:
+    """The label as it is laid over a frame of this size."""
+    return _plate(text, _text_px(height, width))
 
 
 def side_by_side(
@@ -95,7 +100,7 @@ def side_by_side(
 
 
 @dataclass(frozen=True)
-class _Plate:
+class Plate:
     """Text on a plate, ready to be laid over a picture: colour + keep · picture / 256."""
 
     colour: UInt8[np.ndarray, "high wide 3"]
@@ -108,7 +113,7 @@ def _text_px(height: int, width: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _plate(text: str, text_px: int) -> _Plate:
+def _plate(text: str, text_px: int) -> Plate:
     font = ImageFont.load_default(size=text_px)
     # "Ag" has the height of every text, so that all plates are equally high
     (left, _, right, _), (_, top, _, bottom) = font.getbbox(text), font.getbbox("Ag")
@@ -119,10 +124,10 @@ def _plate(text: str, text_px: int) -> _Plate:
     ImageDraw.Draw(letters).text((padding - left, padding - top), text, fill=240, font=font)
     cover, letters = np.asarray(cover, np.uint16), np.asarray(letters, np.uint16)
     keep = np.minimum(256 - cover, 256 - letters)
-    return _Plate(np.repeat(letters[..., None], 3, 2).astype(np.uint8), keep[..., None])
+    return Plate(np.repeat(letters[..., None], 3, 2).astype(np.uint8), keep[..., None])
 
 
-def _lay(plate: _Plate, picture: np.ndarray, left: int, top: int) -> None:
+def _lay(plate: Plate, picture: np.ndarray, left: int, top: int) -> None:
     """Lay a plate over a picture in place; what reaches beyond the picture is cut."""
     x0, y0 = max(0, left), max(0, top)
     under = picture[y0 : top + plate.colour.shape[0], x0 : left + plate.colour.shape[1]]

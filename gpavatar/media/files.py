@@ -53,14 +53,17 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path`, with the same suffix, that no other process uses; it says whose it is."""
-    return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.tmp{path.suffix}")
+def temporary_name(path: Path, step: str = "") -> Path:
+    """A hidden name beside `path`, with the same suffix, that no other process uses; it says whose it is.
+
+    `step` (letters) tells several apart, where a file goes through more than one before it is whole.
+    """
+    return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.tmp{step}{path.suffix}")
 
 
 def remove_left_over(path: Path) -> None:
     """Remove what processes of this machine that were killed while writing `path` left beside it."""
-    name = re.compile(rf"\.{re.escape(path.stem)}\.{re.escape(_host())}\.(\d+)\.tmp{re.escape(path.suffix)}")
+    name = re.compile(rf"\.{re.escape(path.stem)}\.{re.escape(_host())}\.(\d+)\.tmp[a-z]*{re.escape(path.suffix)}")
     with suppress(OSError):  # no such directory, or another process was faster
         for beside in path.parent.iterdir():
             found = name.fullmatch(beside.name)

@@ -56,7 +56,7 @@ class DirectoryReader:
 
     def __init__(self, path: Path, max_side_px: int | None, start_s: float | None, end_s: float | None, fps: float):
         check_range(path, start_s, end_s)
-        files = [path] if path.is_file() else _image_files(path)
+        files = [path] if path.is_file() else image_files(path)
         self._files = [
             (index / fps, file)
             for index, file in enumerate(files)
@@ -142,7 +142,8 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
 
-def _image_files(directory: Path) -> list[Path]:
+def image_files(directory: Path) -> list[Path]:
+    """The images of a directory in natural order; InputError where there is none."""
     names = (file for file in directory.iterdir() if not file.name.startswith("."))
     files = sorted((file for file in names if file.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
     if not files:

@@ -1,7 +1,7 @@
 """Writing frames: an H.264 video with the driver's sound, a single image, or a directory of images.
 
-Frames are encoded in a thread behind a short queue, so that encoding overlaps with rendering. What is asked for
-appears under its name only when it is whole.
+Frames are marked and encoded in a thread behind a short queue, so that this overlaps with rendering. What is asked for
+appears under its name only when it is whole and signed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from jaxtyping import UInt8
 
 from gpavatar.media.audio import AudioTrack
+from gpavatar.media.compose import add_label
 from gpavatar.media.files import cannot_write, remove_left_over, temporary_name
 from gpavatar.media.image import save_image
+from gpavatar.media.producer import Producer, this_producer
+from gpavatar.media.provenance import Marks, check_producer, sign
+from gpavatar.media.watermark import add_watermark
 from gpavatar.types import InputError
 
 VIDEO_OUT_SUFFIXES = (".mp4", ".mov", ".m4v")
@@ -31,19 +35,34 @@ QUEUE_FRAMES = 4
 
 
 def open_writer(
-    path: str | Path, width_px: int, height_px: int, *, fps: float = 25.0, audio_from: str | Path | None = None
+    path: str | Path,
+    width_px: int,
+    height_px: int,
+    *,
+    fps: float = 25.0,
+    audio_from: str | Path | None = None,
+    marks: Marks | None = Marks(),  # noqa: B008 (frozen)
 ) -> FrameWriter:
-    """The writer for `path` by its suffix: a video, an image (one frame), or without a suffix a directory of png."""
+    """The writer for `path` by its suffix: a video, an image (one frame), or without a suffix a directory of png.
+
+    `marks` None is for pictures that are not generated, such as a drawing over the user's own video.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in VIDEO_OUT_SUFFIXES:
-        return VideoWriter(path, width_px, height_px, fps=fps, audio_from=audio_from)
+        return VideoWriter(path, width_px, height_px, fps=fps, audio_from=audio_from, marks=marks)
     if suffix in IMAGE_OUT_SUFFIXES:
-        return ImageWriter(path)
+        return ImageWriter(path, marks)
     if not suffix:
-        return DirectoryWriter(path)
+        return DirectoryWriter(path, marks)
     known = " ".join((*VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES))
     raise InputError(f"{path}: cannot write {suffix} files; name one of {known}, or a directory")
+
+
+def write_image(path: str | Path, image_u8: UInt8[np.ndarray, "height width 3"], marks: Marks = Marks()) -> None:  # noqa: B008
+    """Write one generated picture, marked, as a png, jpg or webp. InputError (one line) where that is not possible."""
+    with open_writer(path, image_u8.shape[1], image_u8.shape[0], marks=marks) as writer:
+        writer.write(image_u8)
 
 
 class FrameWriter:
@@ -53,11 +72,17 @@ class FrameWriter:
     (KeyboardInterrupt) what was written so far stands, playable, as `<stem>.partial<suffix>`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, marks: Marks | None = None):
         self.path = path
         self.num_written = 0
         self.busy_s = 0.0  # how long the encoding thread has worked
+        self._marks = marks
+        self._producer: Producer | None = None
+        if marks:
+            self._producer = this_producer()
+            check_producer(self._producer)
         self._temporary = temporary_name(path)
+        self._signed = temporary_name(path, "signed")
         self._error: BaseException | None = None
         self._abandoned = False
         self._told_to_stop = False
@@ -146,20 +171,34 @@ class FrameWriter:
             if self._error is None and not self._abandoned:
                 start_s = time.perf_counter()
                 try:
-                    self._encode(image_u8, time_s)
+                    self._encode(self._marked(image_u8), time_s)
                 except BaseException as error:  # handed to the caller's thread by _raise_error
                     self._error = error
                 self.busy_s += time.perf_counter() - start_s
         try:
-            self._close(discard=self._abandoned or self._error is not None)
+            discard = self._abandoned or self._error is not None
+            self._close(discard)
+            if self._producer and not discard:
+                self._sign()
         except BaseException as error:
             self._error = self._error or error
+
+    def _marked(self, image_u8: np.ndarray) -> np.ndarray:
+        if self._marks and self._marks.label:
+            image_u8 = add_label(image_u8)
+        return add_watermark(image_u8, self._producer.id) if self._producer else image_u8
+
+    def _sign(self) -> None:
+        """Put the credentials into what was encoded, before it is renamed: nothing unsigned stands under a name."""
+        sign(self._temporary, self._signed, self.path.name, self._marks, self._producer)
+        self._signed.replace(self._temporary)
 
     def _rename(self, path: Path) -> None:
         self._temporary.replace(path)
 
     def _remove_temporary(self) -> None:
         self._temporary.unlink(missing_ok=True)
+        self._signed.unlink(missing_ok=True)
 
     def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
         raise NotImplementedError
@@ -186,8 +225,9 @@ class VideoWriter(FrameWriter):
         audio_from: str | Path | None = None,
         crf: int = 18,
         preset: str = "veryfast",
+        marks: Marks | None = None,
     ):
-        super().__init__(Path(path))
+        super().__init__(Path(path), marks)
         self._shape = (height_px, width_px, 3)
         self._padding = ((0, height_px % 2), (0, width_px % 2), (0, 0))
         self._frame_s = 1 / fps
@@ -271,19 +311,27 @@ class ImageWriter(FrameWriter):
 class DirectoryWriter(FrameWriter):
     """A directory of 000000.png, 000001.png, ...; an existing one must be empty."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, marks: Marks | None = None):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: exists and is not an empty directory; name another one")
-        super().__init__(path)
+        super().__init__(path, marks)
         self._num_encoded = 0
 
     def _encode(self, image_u8: np.ndarray, time_s: float | None) -> None:
         self._temporary.mkdir(exist_ok=True)
-        save_image(self._temporary / f"{self._num_encoded:06d}.png", image_u8)
+        path = self._temporary / f"{self._num_encoded:06d}.png"
+        save_image(path, image_u8)
+        if self._marks:
+            signed = temporary_name(path, "signed")
+            sign(path, signed, path.name, self._marks, self._producer)
+            signed.replace(path)
         self._num_encoded += 1
 
     def _close(self, discard: bool) -> None:
         pass
+
+    def _sign(self) -> None:
+        """Each picture was signed when it was encoded."""
 
     def _rename(self, path: Path) -> None:
         if path != self.path and path.exists():

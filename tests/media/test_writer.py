@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 96, 64
 
 
 def write(path: Path, times_s: list[float | None], size=(WIDTH, HEIGHT), **options) -> Path | None:
-    with open_writer(path, *size, **options) as writer:
+    with open_writer(path, *size, marks=None, **options) as writer:
         for index, time_s in enumerate(times_s):
             writer.write(awkward.marked_frame(*size, index), time_s)
     return path
@@ -291,7 +291,7 @@ def test_single_image(tmp_path):
 
 
 def test_directory_of_frames(tmp_path):
-    with open_writer(tmp_path / "frames", WIDTH, HEIGHT) as writer:
+    with open_writer(tmp_path / "frames", WIDTH, HEIGHT, marks=None) as writer:
         for index in range(3):
             writer.write(awkward.marked_frame(WIDTH, HEIGHT, index))
     assert sorted(os.listdir(tmp_path / "frames")) == ["000000.png", "000001.png", "000002.png"]

@@ -270,7 +270,7 @@ def test_a_track_is_its_frames() -> None:
 def real_clip(picture, tmp_path_factory) -> Path:
     """The astronaut slides and is gone for a while: 24 frames at uneven times, 3 of them empty, portrait format."""
     path = tmp_path_factory.mktemp("clip") / "slide.mp4"
-    with open_writer(path, 320, 400) as writer:
+    with open_writer(path, 320, 400, marks=None) as writer:
         small = resize_u8(picture, 384, 384)
         for index in range(24):
             frame = np.full((400, 320, 3), 90, np.uint8)
@@ -299,7 +299,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(content, tmp_path, capsys) 
     source, output = tmp_path / "in.mp4", tmp_path / "out" / "tracks.npz"
     output.parent.mkdir()
     if content == "grey":
-        with open_writer(source, 64, 64) as writer:
+        with open_writer(source, 64, 64, marks=None) as writer:
             for index in range(5):
                 writer.write(np.full((64, 64, 3), 90, np.uint8), index / 25)
     elif content is not None:
