@@ -24,7 +24,6 @@ from gpavatar.face.open_head import OpenHead
 from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
 from gpavatar.media.inpaint import push_pull
 
-KNEE = 0.8  # above this, linear, brighter and brighter skin comes closer and closer to white without reaching it
 EXTREMES = (0.35, 1.9)  # of a gain
 
 
@@ -72,6 +71,7 @@ def relit(
     gain = light.gain(normals)
     mean = (gain.mean(0, keepdim=True) * on_head).sum() / on_head.sum().clamp_min(1)
     gain = push_pull((gain / mean * light.exposure).clamp(*EXTREMES), on_head)
-    lit = image.clamp_min(0) ** 2.2 * gain
-    lit = torch.where(lit > KNEE, KNEE + (1 - KNEE) * (1 - torch.exp(-(lit - KNEE) / (1 - KNEE))), lit)
+    linear = image.clamp(0, 1) ** 2.2
+    # 1 − (1 − x)^g is about g x where it is dark, and comes closer to white without reaching it.
+    lit = torch.where(gain > 1, 1 - (1 - linear) ** gain, linear * gain)
     return torch.lerp(image, lit ** (1 / 2.2), alpha).clamp(0, 1)
