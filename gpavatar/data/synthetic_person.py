@@ -24,6 +24,10 @@ from gpavatar.face.raster import rasterize, vertex_normals
 from gpavatar.types import HeadParams
 
 HAIR_TONES = ("#15100d", "#1e140d", "#2b1b11", "#432a18", "#5e3d22", "#7d5a33", "#a07c4a", "#6b3016", "#8c8680")
+_WEIGHTS = np.array([1, 2, 1.2, 1.5, 1.2, 1.5, 1.3, 1.2, 0.8, 0.5])
+STYLE_WEIGHTS = dict(
+    zip([*STYLES, "bald"], (_WEIGHTS / _WEIGHTS.sum()).tolist(), strict=True)
+)  # how often each is drawn
 SKY_DIRECTIONS, SKY_MAP_SIZE, SKY_REACH = 48, 192, 1.3
 EXTINCTION = 0.45  # of a strand, relative to its width: hair scatters light forwards
 MOUTH_PARTS = torch.tensor(
@@ -54,8 +58,7 @@ class Looks:
         tone = rng.uniform(0.02, 1.0)
         dark = rng.random() < 1.1 - 1.2 * tone
         bearded = rng.random() < 0.33
-        weights = np.array([1, 2, 1.2, 1.5, 1.2, 1.5, 1.3, 1.2, 0.8, 0.5])
-        drawn = str(rng.choice([*STYLES, "bald"], p=weights / weights.sum()))
+        drawn = str(rng.choice([*STYLE_WEIGHTS], p=[*STYLE_WEIGHTS.values()]))
         style = style or drawn
         colour = linear(HAIR_TONES[int(rng.integers(0, 3 if dark else len(HAIR_TONES)))]) * rng.uniform(0.8, 1.3)
         complexion = Complexion(
