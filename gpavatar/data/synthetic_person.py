@@ -222,7 +222,7 @@ def _sky_share(head: OpenHead, verts: Tensor, torso: Torso, volume: np.ndarray |
         depth = rasterize(torch.from_numpy(screen).float(), faces, SKY_MAP_SIZE, SKY_MAP_SIZE).depth.numpy()
         column, row = np.clip(screen[:, :2].astype(int), 0, SKY_MAP_SIZE - 1).T
         cosine = (normals @ direction).clip(0)
-        slope = np.sqrt(1 - cosine**2) / cosine.clip(0.15)
+        slope = np.sqrt((1 - cosine**2).clip(0)) / cosine.clip(0.15)
         nearest = depth[row, column]
         free = (nearest == 0) | (nearest > screen[:, 2] - 0.006 - 1.2 * slope / scale)
         hair = hair_transmittance(volume, points, direction) if volume is not None else 1.0
