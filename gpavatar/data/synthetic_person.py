@@ -154,7 +154,7 @@ class SyntheticPerson:
 
         hair, volume, hair_sky = None, None, None
         if looks.style is not None:
-            share = density(points[0]) * (1 - points[1])
+            share = density(points[0]) * (1 - points[1]).clip(0)  # rounding makes an ear a little more than 1
             hair = synthetic_hair.grow(looks.style, scalp, points[0], point_normals, share, rng)
             volume = hair_volume(hair.points, float(hair.width.mean()) * EXTINCTION)
             hair_sky = strand_transmittance(volume, hair.points, np.array([0.0, 1.0, 0.0]))
