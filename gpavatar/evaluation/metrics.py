@@ -31,6 +31,8 @@ __all__ = [
 
 REGIONS = ("full", "foreground", "face")
 FRAME = "frame"
+PIXEL_METRICS = ("psnr", "ssim", "l1", "lpips")
+CHUNK = 16  # frames whose pixels are compared at once, which bounds the memory
 MEDIAPIPE, DLIB = "MediaPipe, the tracker's own detector", "dlib, independent of the tracker"
 DIAGONAL = "diagonal of the target's face"
 
@@ -140,18 +142,13 @@ class Scorer:
         CSIM is taken to the target, or to `reference` (one frame or as many) where given.
         """
         readings = self.read(outputs)
-        likeness = image_metrics.ssim_map(outputs, target.images)
-        moved = (tensor.to(self.device) for tensor in (outputs, target.images, target.weights))
-        lpips = self.perceptual.regional(*moved).cpu()
-        columns = []
-        for region, weight, distance in zip(REGIONS, target.weights, lpips, strict=True):
-            values = {
-                "psnr": image_metrics.psnr(outputs, target.images, weight),
-                "ssim": image_metrics.weighted_mean(likeness, weight),
-                "l1": image_metrics.l1(outputs, target.images, weight),
-                "lpips": distance,
-            }
-            columns += [Column(region, metric, FrameScores.of_pixels(value)) for metric, value in values.items()]
+        chunks = zip(outputs.split(CHUNK), target.images.split(CHUNK), target.weights.split(CHUNK, dim=1), strict=True)
+        values = torch.cat([self._pixels(*chunk) for chunk in chunks], dim=-1)
+        columns = [
+            Column(region, metric, FrameScores.of_pixels(of_region))
+            for metric, of_metric in zip(PIXEL_METRICS, values, strict=True)
+            for region, of_region in zip(REGIONS, of_metric, strict=True)
+        ]
         return columns + self._faces(readings, target.readings, target.readings if reference is None else reference)
 
     @torch.no_grad()
@@ -164,6 +161,14 @@ class Scorer:
         """
         columns = self._faces(self.read(outputs), driving, source)
         return [column for column in columns if not column.metric.startswith("akd")]
+
+    def _pixels(self, output: Tensor, target: Tensor, weights: Tensor) -> Float[Tensor, "metric region frame"]:
+        likeness = image_metrics.ssim_map(output, target)
+        psnr = torch.stack([image_metrics.psnr(output, target, weight) for weight in weights])
+        ssim = torch.stack([image_metrics.weighted_mean(likeness, weight) for weight in weights])
+        l1 = torch.stack([image_metrics.l1(output, target, weight) for weight in weights])
+        lpips = self.perceptual.regional(*(part.to(self.device) for part in (output, target, weights))).cpu()
+        return torch.stack([psnr, ssim, l1, lpips])
 
     def _faces(self, output: FaceReadings, target: FaceReadings, reference: FaceReadings) -> list[Column]:
         reference = reference.expanded(len(output)) if len(reference) == 1 else reference

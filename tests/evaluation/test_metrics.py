@@ -330,6 +330,21 @@ def test_a_worse_picture_scores_worse_everywhere(scorer, target):
 
 
 @pytest.mark.download
+def test_frames_do_not_depend_on_each_other(scorer, target, monkeypatch):
+    images = torch.cat([target.images, blurred(target.images, 1.0), blurred(target.images, 3.0)])
+    clip = scorer.target(images, target.weights[1].expand(3, -1, -1, -1))
+    outputs = images.roll(1, 0)
+    whole = scorer.same_person(outputs, clip)
+    monkeypatch.setattr("gpavatar.evaluation.metrics.CHUNK", 2)
+    for one, other in zip(whole, scorer.same_person(outputs, clip), strict=True):
+        assert (one.region, one.metric) == (other.region, other.metric)
+        assert torch.allclose(one.scores.values, other.scores.values, atol=1e-5, equal_nan=True)
+    alone = scorer.same_person(outputs[1:2], scorer.target(images[1:2], target.weights[1]))
+    for one, other in zip(whole, alone, strict=True):
+        assert torch.allclose(one.scores.values[1:2], other.scores.values, atol=1e-5)
+
+
+@pytest.mark.download
 def test_a_picture_without_a_face_has_failed(scorer, target):
     columns = scorer.same_person(torch.full_like(target.images, 0.5), target)
     for column in columns:
