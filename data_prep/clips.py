@@ -32,7 +32,7 @@ from data_prep.manifest import (
 )
 from data_prep.matte import MattedFrame, matted_frame
 from data_prep.settings import PrepConfig
-from data_prep.verify import OCCLUDED, RESIDUAL, RESIDUAL_FRAMES, crop_of, measure, residual, verdict
+from data_prep.verify import OCCLUDED, RESIDUAL, crop_of, measure, residual, verdict
 from gpavatar.data.shards import ClipInfo, HeadInfo, pack_clip
 from gpavatar.face.open_head import OpenHead
 from gpavatar.reenact import sha256_of
@@ -65,6 +65,7 @@ def prepare(footage: Footage, out: Path, config: PrepConfig) -> str:
 
     OutputError where results cannot be written.
     """
+    Tools.of_process()  # what fails here is not the footage's fault
     place = Workplace(out)
     source = read_record(place.source_file(footage.name), SourceRecord)
     try:
@@ -129,7 +130,7 @@ def _judged(
     sighting = shot.frames[0].sighting
     tracked = list(tools.tracker.track_sightings(iter([frame.sighting for frame in shot.frames])))
     track = as_track(tracked, sighting.width_px, sighting.height_px, tools.head)
-    error = _residual(track, tools.head)
+    error = residual(track, tools.head)
     record = replace(record, track=TrackRecord(error))
     if error > config.filters.max_residual:
         return replace(record, dropped=RESIDUAL, why=f"{error:.3f}, {config.filters.max_residual:g} allowed")
@@ -137,13 +138,6 @@ def _judged(
     with output_errors():
         save_track(place.track_file(record.clip), track, source)
     return replace(record, choose=_what_is_shown(track, kept, tools.head))
-
-
-def _residual(track: Track, head: OpenHead) -> float:
-    seen = torch.where(track.tracked)[0]
-    frames = seen[torch.linspace(0, len(seen) - 1, min(RESIDUAL_FRAMES, len(seen))).round().long()]
-    some = replace(track, camera=track.camera[frames], landmarks_px=track.landmarks_px[frames])
-    return residual(some, head.topology.mediapipe.on(head.verts(track.params[frames]), head.faces))
 
 
 def _what_is_shown(track: Track, kept: list[int], head: OpenHead) -> ChooseRecord:
@@ -168,7 +162,6 @@ def _keep(records: list[ClipRecord], footage: Footage, place: Workplace, config:
     """Stage matte for these clips, in one pass over the footage."""
     if not records:
         return
-    Tools.of_process()
     tracks = {record.clip: load_track(place.track_file(record.clip)) for record in records}
     with closing(_pictures(footage, records)) as pictures:
         for record in records:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from data_prep.clips import prepare, quarantine
 from data_prep.footage import Found
-from data_prep.manifest import ClipRecord, SourceRecord, Workplace, to_json, write_text
+from data_prep.manifest import Workplace, write_text
+from data_prep.outcome import Outcome
 from data_prep.pack import pack, records_of
 from data_prep.report import write_report
 from data_prep.scale import Cluster, each
@@ -21,28 +19,13 @@ from data_prep.settings import PrepConfig
 from gpavatar.types import InputError
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run leaves."""
-
-    sources: list[SourceRecord]
-    clips: list[ClipRecord]
-    found: Found
-    wall_s: float  # of this run
-
-    @property
-    def kept(self) -> list[ClipRecord]:
-        """The clips in the set."""
-        return [clip for clip in self.clips if not clip.dropped]
-
-
 def run(found: Found, out: Path, config: PrepConfig | None = None, cluster: Cluster | None = None) -> Outcome:
-    """Bring all footage through all stages into `out`.
+    """Bring all footage through all stages into `out`, on this core or on those of `cluster`.
 
     Begun again after an interruption, with the same arguments, it goes on where it was and ends in the same files.
     InputError where there is no footage; OutputError where `out` cannot be used.
     """
-    config, began = config or PrepConfig(), time.monotonic()
+    config = config or PrepConfig()
     if not found.footage and not found.refused:
         raise InputError("no videos or photos there; give --in a folder that holds some")
     place = Workplace(out)
@@ -53,30 +36,11 @@ def run(found: Found, out: Path, config: PrepConfig | None = None, cluster: Clus
             for name in each(work, found.footage, cluster, give_up):
                 progress.update(task, advance=1, description=name)
         sources, clips = records_of([footage.name for footage in found.footage], place)
-        outcome = Outcome(sources, clips, found, time.monotonic() - began)
-        write_text(out / "manifest.jsonl", manifest(outcome))
+        outcome = Outcome(sources, clips, found)
+        write_text(out / "manifest.jsonl", outcome.manifest())
         pack(clips, place, config)
         write_report(outcome, place, config)
     return outcome
-
-
-def manifest(outcome: Outcome) -> str:
-    """One line per clip, per file that is quarantined, and per input that was refused."""
-    lines = [
-        json.dumps({"file": one.file, "verdict": "refused", "why": one.why}, ensure_ascii=False)
-        for one in outcome.found.refused
-    ]
-    lines += [
-        json.dumps({"source": one.source, "file": one.file, "verdict": "quarantined", "why": one.quarantined})
-        for one in outcome.sources
-        if one.quarantined
-    ]
-    for clip in outcome.clips:
-        stages = json.loads(to_json(clip))
-        lines.append(
-            json.dumps({"clip": stages.pop("clip"), "verdict": "dropped" if clip.dropped else "kept"} | stages)
-        )
-    return "".join(line + "\n" for line in lines)
 
 
 def _progress() -> Progress:

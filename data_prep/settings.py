@@ -29,11 +29,11 @@ class FilterConfig:
     max_others: float = 0.05  # share with another face in the picture that is ...
     other_size: float = 0.35  # ... at least so large against the person's
     min_side: float = 0.75  # side of the square around head and shoulders / side of the pictures asked for
-    min_room: float = 1.45  # that side / longer side of the face's outline; less shows no shoulders
+    min_room: float = 1.3  # that side / longer side of the face's outline; less shows no shoulders
     max_cut_off: float = 0.05  # mean share of the face's outline that lies outside the picture
-    min_sharpness: float = 2.5e-5  # median; mean squared Laplacian of a face scaled to 128 px
+    min_sharpness: float = 1.5e-4  # median; mean squared Laplacian of a face of 128 px; a blur of 2.5 px on 220 px
     max_residual: float = 0.06  # median error of the fitted head's landmarks / distance of the outer eye corners
-    max_occluded: float = 0.35  # median share of the face's outline where something covers skin and hair
+    max_occluded: float = 0.25  # median share of the face's outline where something covers skin and hair
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from data_prep.cut import Shot
 from data_prep.manifest import CropRecord, CutRecord, VerifyRecord
 from data_prep.settings import FilterConfig
+from gpavatar.face.morphable import MorphableHead
 from gpavatar.media.align import FACE_OVAL, stable_crop
 from gpavatar.types import Track
 
@@ -86,12 +87,16 @@ def verdict(
     return Verdict()
 
 
-def residual(track: Track, points: torch.Tensor) -> float:
+def residual(track: Track, head: MorphableHead) -> float:
     """Median distance of the fitted head's landmarks from the detected ones, in distances of the outer eye corners.
 
-    `points` (frame 478 3) are the fitted head's, of the frames of `track`.
+    Measured in up to `RESIDUAL_FRAMES` of the frames tracked, evenly spaced.
     """
-    error = (track.camera.project_px(points, track.width_px, track.height_px) - track.landmarks_px).norm(dim=-1)
+    seen = torch.where(track.tracked)[0]
+    frames = seen[torch.linspace(0, len(seen) - 1, min(RESIDUAL_FRAMES, len(seen))).round().long()]
+    points = head.topology.mediapipe.on(head.verts(track.params[frames]), head.topology.faces)
+    landmarks_px = track.landmarks_px[frames]
+    error = (track.camera[frames].project_px(points, track.width_px, track.height_px) - landmarks_px).norm(dim=-1)
     right, left = OUTER_EYE_CORNERS
-    eyes = (track.landmarks_px[:, right] - track.landmarks_px[:, left]).norm(dim=-1)
+    eyes = (landmarks_px[:, right] - landmarks_px[:, left]).norm(dim=-1)
     return float((error.median(1).values / eyes).median())

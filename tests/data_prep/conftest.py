@@ -1,0 +1,72 @@
+"""Small footage for the pipeline: a real clip that anybody can have, made awkward in many ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.settings import ChooseConfig, FilterConfig, PrepConfig
+from gpavatar.assets import fetch
+from gpavatar.media.image import read_image, resize_u8
+from gpavatar.media.video import open_video
+from gpavatar.media.writer import VideoWriter
+
+FPS = 25.0
+NUM_FRAMES = 30
+# A hand before the mouth hides 0.18 of the face.
+SMALL = PrepConfig(128, 128, filters=FilterConfig(max_occluded=0.15), choose=ChooseConfig(frames=4, even=2))
+
+Edit = Callable[[np.ndarray], np.ndarray]
+
+
+def write(path: Path, pictures: Iterable[np.ndarray]) -> Path:
+    """An mp4 of these pictures."""
+    pictures = list(pictures)
+    height, width = pictures[0].shape[:2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, width, height, fps=FPS) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return path
+
+
+@pytest.fixture(scope="session")
+def talking() -> list[np.ndarray]:
+    """A woman who smiles: 320 x 180, her face about 110 px high."""
+    return _acting(360)
+
+
+@pytest.fixture(scope="session")
+def hiding() -> list[np.ndarray]:
+    """The same woman behind her hand."""
+    return _acting(60)
+
+
+@pytest.fixture(scope="session")
+def astronaut(photo) -> np.ndarray:
+    """Somebody else, in a picture of the same size."""
+    picture = resize_u8(np.ascontiguousarray(read_image(photo)[:280, 85:365]), 180, 180)
+    return np.pad(picture, ((0, 0), (70, 70), (0, 0)), mode="edge")
+
+
+@pytest.fixture(scope="session")
+def two_clips(talking, astronaut, tmp_path_factory) -> Path:
+    """A folder with two files that both pass."""
+    folder = tmp_path_factory.mktemp("two_clips")
+    write(folder / "turning.mp4", talking)
+    write(folder / "others" / "still.mp4", _swaying(astronaut))
+    return folder
+
+
+def _acting(start: int) -> list[np.ndarray]:
+    reader = open_video(fetch("pexels_clip"), max_side_px=320)
+    return [frame.image_u8 for frame in islice(reader, start, start + NUM_FRAMES)]
+
+
+def _swaying(picture: np.ndarray) -> Iterator[np.ndarray]:
+    """The picture, moved to and fro by up to 4 px."""
+    return (np.roll(picture, round(4 * np.sin(index / 4)), axis=1) for index in range(NUM_FRAMES))
