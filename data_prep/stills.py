@@ -157,7 +157,7 @@ def photo_samples(photo: Footage, config: StillsConfig) -> list[Sample]:
     state = tools.model.encode([frame])
     _check_likeness(frame, state, tools.model, config)
 
-    rng = np.random.default_rng([config.seed, int.from_bytes(hashlib.sha256(photo.name.encode()).digest()[:8])])
+    rng = photo_rng(photo.name, config.seed)
     poses = drawn_poses(frame, tools.head.expression_names, config.sources, config.variety, rng)
     lights = [StillLight.random(rng, config.variety.light) for _ in poses]
     drawn = [draw_source(tools.model, state, pose, light, SOURCE_PX) for pose, light in zip(poses, lights, strict=True)]
@@ -169,6 +169,11 @@ def photo_samples(photo: Footage, config: StillsConfig) -> list[Sample]:
     if len(samples) <= config.min_sources:
         raise Unusable(f"{len(samples) - 1} of {len(drawn)} sources look right, {config.min_sources} asked")
     return samples
+
+
+def photo_rng(name: str, seed: int) -> np.random.Generator:
+    """What is drawn for a photo comes from here: its name and the seed decide it, and no other photo."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])])
 
 
 @dataclass(frozen=True)
