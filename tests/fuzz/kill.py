@@ -244,7 +244,7 @@ class Options:
     seed: int = 0
     """Other seeds give other moments."""
     json: Path | None = None
-    """Write the figures here; those of other jobs in it are kept."""
+    """Write the figures here; those of earlier runs in it are added to."""
 
 
 def kill(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
@@ -265,9 +265,17 @@ def kill(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
             print(json.dumps(asdict(tallies[-1])))
     if options.json is not None:
         known = json.loads(options.json.read_text()) if options.json.exists() else {}
-        known |= {tally.job: asdict(tally) for tally in tallies}
+        for tally in tallies:
+            added_up(known.setdefault(tally.job, {}), asdict(tally))
         options.json.write_text(json.dumps(known, indent=2) + "\n")
     return 1 if any(tally.problems for tally in tallies) else 0
+
+
+def added_up(known: dict, tally: dict) -> None:
+    """The counts of several runs in one; the length of a run is that of the first."""
+    for key, value in tally.items():
+        fixed = key in ("job", "seconds")
+        known[key] = known.get(key, value) if fixed or key not in known else known[key] + value
 
 
 if __name__ == "__main__":
