@@ -11,9 +11,10 @@ import torch
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.data.shards import ClipInfo, Encoding, HeadInfo, Sample, ShardSet, ShardWriter
+from gpavatar.face.open_head import OpenHead
 from gpavatar.types import HeadParams
 
-HEAD = HeadInfo("open_head", "ab" * 32, 6, 52)
+HEAD = HeadInfo.of(OpenHead.load())
 SIZE = 32
 LOSSLESS = Encoding(image="webp", image_quality=100, alpha="png")
 
@@ -25,7 +26,7 @@ def make_sample(clip: str, person: str, index: int, red: int = 0, size: int = SI
     image[..., 0], image[..., 1], image[..., 2] = 20 * red, 5 * index, np.linspace(0, 255, size)
     alpha = np.zeros((size, size, 1), np.uint8)
     alpha[size // 4 : 3 * size // 4] = 255
-    params = HeadParams(*(torch.tensor(generator.normal(size=n), dtype=torch.float32) for n in (6, 52, 3, 3, (2, 3))))
+    params = HeadParams(*(torch.tensor(generator.normal(size=n), dtype=torch.float32) for n in (120, 52, 3, 3, (2, 3))))
     camera = Camera.frontal(5.0, 2.2)
     turned = torch.eye(4)
     turned[:3, :3] = axis_angle_to_matrix(torch.tensor([0.0, 0.05 * index, 0.0]))

@@ -8,19 +8,20 @@ The mirrored head then projects onto the mirrored picture (docs/decisions/0052).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from gpavatar.camera import Camera
 from gpavatar.data.batch import Batch, Views, zip_tensors
 from gpavatar.data.shard_index import HeadInfo
 from gpavatar.face.landmarks import MEDIAPIPE_MIRROR, mirrored_name
-from gpavatar.types import ARKIT_NAMES, HeadParams, InputError
+from gpavatar.face.open_head import OpenHead
+from gpavatar.types import HeadParams, InputError, map_tensors
 
 GREY = (0.299, 0.587, 0.114)
-MIRRORED_EXPRESSION = tuple(ARKIT_NAMES.index(mirrored_name(name)) for name in ARKIT_NAMES)
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,31 @@ class AugmentConfig:
     tint: float = 0.03  # gain of each channel, in [1 − t, 1 + t]
 
 
-def augment(batch: Batch, config: AugmentConfig, head: HeadInfo, generator: torch.Generator) -> Batch:
-    """Mirror some examples and change the colours of all; `generator` is on the batch's device.
+@dataclass(frozen=True)
+class HeadMirror:
+    """How the parameters of a head change in a mirror. An identity component is symmetric or antisymmetric."""
 
-    InputError for mirroring with a head whose basis is not known to be symmetric.
-    """
+    shape_signs: Float[Tensor, " n_shape"]  # 1 or -1
+    expression_order: Int64[Tensor, " n_expression"]  # the weight that each becomes
+
+    @staticmethod
+    def of(head: HeadInfo) -> HeadMirror:
+        """That of the packaged open head; InputError for another head, whose symmetry is not known."""
+        sha256, mirror = _open_head_mirror()
+        if head.sha256 != sha256:
+            raise InputError(
+                f"head {head.name} {head.sha256[:8]}: only open_head {sha256[:8]} can be mirrored; "
+                "set augment.flip to 0 or make the set with it"
+            )
+        return mirror
+
+    def to(self, device: torch.device | str) -> HeadMirror:
+        """On `device`."""
+        return map_tensors(self, lambda tensor: tensor.to(device))
+
+
+def augment(batch: Batch, config: AugmentConfig, head: HeadMirror | None, generator: torch.Generator) -> Batch:
+    """Mirror some examples and change the colours of all; `generator` and `head` are on the batch's device."""
     size, device = len(batch.pairs.clip), batch.pairs.clip.device
     flip, *draws = torch.rand((7, size), generator=generator, device=device)
     brightness, contrast, saturation, *tint = (2 * uniform - 1 for uniform in draws)
@@ -46,19 +67,14 @@ def augment(batch: Batch, config: AugmentConfig, head: HeadInfo, generator: torc
     contrast, saturation = 1 + config.contrast * contrast, 1 + config.saturation * saturation
     source, target = batch.source, batch.target
     if config.flip:
-        check_mirror(head)
-        source, target = mirror_some(source, flip < config.flip), mirror_some(target, flip < config.flip)
+        assert head is not None, "mirroring needs to know the head"
+        mirrored = flip < config.flip
+        source, target = mirror_some(source, head, mirrored), mirror_some(target, head, mirrored)
     if config.brightness or config.contrast or config.saturation or config.tint:
         light = (gain.T, contrast, saturation)
         source = replace(source, image=change_colours(source.image, *light))
         target = replace(target, image=change_colours(target.image, *light))
     return replace(batch, source=source, target=target)
-
-
-def check_mirror(head: HeadInfo) -> None:
-    """InputError unless mirrored parameters of this head are known. The open head's identity basis is symmetric."""
-    if head.name != "open_head":
-        raise InputError(f"head {head.name}: how to mirror its parameters is not known; set augment.flip to 0")
 
 
 def change_colours(
@@ -82,34 +98,34 @@ def change_colours(
     return ((image * (contrast * saturation) + shift) * per_example(gain)).clamp(0, 1)
 
 
-def mirror_some(views: Views, mirrored: Bool[Tensor, " batch"]) -> Views:
+def mirror_some(views: Views, head: HeadMirror, mirrored: Bool[Tensor, " batch"]) -> Views:
     """`mirror` for the examples that are marked."""
 
     def choose(ours: Tensor, theirs: Tensor) -> Tensor:
         return torch.where(mirrored.view(-1, *[1] * (ours.ndim - 1)), theirs, ours)
 
-    return zip_tensors(views, mirror(views), choose)
+    return zip_tensors(views, mirror(views, head), choose)
 
 
-def mirror(views: Views) -> Views:
+def mirror(views: Views, head: HeadMirror) -> Views:
     """The mirrored person, seen in a mirror: picture, head and camera by the equations at the head of this file."""
     width = views.image.shape[-1]
-    landmarks_px = views.landmarks_px[..., list(MEDIAPIPE_MIRROR), :]
+    landmarks_px = views.landmarks_px.index_select(-2, _landmark_order(views.landmarks_px.device))
     return Views(
         views.image.flip(-1),
         views.alpha.flip(-1),
-        mirror_params(views.params),
+        mirror_params(views.params, head),
         mirror_camera(views.camera),
         torch.stack([width - landmarks_px[..., 0], landmarks_px[..., 1]], -1),
     )
 
 
-def mirror_params(params: HeadParams) -> HeadParams:
-    """Parameters of the open head whose vertices are the mirror image of those of `params`."""
+def mirror_params(params: HeadParams, head: HeadMirror) -> HeadParams:
+    """The parameters whose vertices are the mirror image of those of `params`."""
     turn = params.jaw_pose.new_tensor([1.0, -1.0, -1.0])  # the axis of X R X
     return HeadParams(
-        params.shape,
-        params.expression[..., list(MIRRORED_EXPRESSION)],
+        params.shape * head.shape_signs,
+        params.expression[..., head.expression_order],
         params.jaw_pose * turn,
         params.neck_pose * turn,
         params.eye_pose.flip(-2) * turn,
@@ -121,3 +137,18 @@ def mirror_camera(camera: Camera) -> Camera:
     signs = camera.c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])
     fx, fy, cx, cy = camera.intrinsics.unbind(-1)
     return Camera(camera.c2w * signs * signs[:, None], torch.stack([fx, fy, 1 - cx, cy], -1))
+
+
+@cache
+def _open_head_mirror() -> tuple[str, HeadMirror]:
+    head = OpenHead.load()
+    mirrored = head.identity[:, head.mirror] * head.identity.new_tensor([-1.0, 1.0, 1.0])
+    signs = (mirrored * head.identity).sum((1, 2)) / head.identity.square().sum((1, 2))
+    assert (signs.abs() - 1).abs().max() < 1e-3, "a component is neither symmetric nor antisymmetric"
+    order = [head.expression_names.index(mirrored_name(name)) for name in head.expression_names]
+    return head.sha256, HeadMirror(signs.round(), torch.tensor(order))
+
+
+@cache
+def _landmark_order(device: torch.device) -> Int64[Tensor, " 478"]:
+    return torch.tensor(MEDIAPIPE_MIRROR, device=device)  # once: a copy to a GPU would wait for it

@@ -19,11 +19,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gpavatar.data.augment import AugmentConfig, augment
+from gpavatar.data.augment import AugmentConfig, HeadMirror, augment
 from gpavatar.data.batch import Batch, FrameStack, Pairs, zip_tensors
 from gpavatar.data.sampling import PairFrames
 from gpavatar.data.schedule import Schedule, seeded
-from gpavatar.data.shard_index import HeadInfo
 from gpavatar.data.shards import ShardSet
 from gpavatar.types import InputError, map_tensors
 
@@ -84,8 +83,16 @@ class RawBatch:
         return map_tensors(self, lambda tensor: tensor.pin_memory())
 
 
+@dataclass(frozen=True)
+class Place:
+    """A batch of training."""
+
+    epoch: int
+    step: int
+
+
 class PairLoader:
-    """Iterates over the batches of an epoch from where it stands; `epoch` and `step` are the next batch to hand out.
+    """Iterates over the batches of an epoch from where it stands; `place` is the next batch to hand out.
 
     With a `StreamedFrames` source, `num_workers` processes decode ahead (0: this process decodes). A batch counts as
     handed out when the loop gets it, not when a worker begins it.
@@ -96,52 +103,49 @@ class PairLoader:
         schedule: Schedule,
         source: FrameSource,
         augmentation: AugmentConfig | None = None,
-        head: HeadInfo | None = None,
+        mirror: HeadMirror | None = None,
         device: torch.device | str = "cpu",
         num_workers: int = 0,
         seed: int = 0,
         rank: int = 0,
     ):
         self.schedule, self.source, self.device = schedule, source, torch.device(device)
-        self.augmentation, self.head, self.seed, self.rank = augmentation, head, seed, rank
-        self.epoch = self.step = 0
-        self._workers = None
+        self.augmentation, self.seed, self.rank = augmentation, seed, rank
+        self.mirror = mirror.to(device) if mirror else None
+        self._places, self._batches, self._workers = _Places(schedule), _RawBatches(schedule, source), None
         if num_workers and isinstance(source, StreamedFrames):
             self._workers = DataLoader(
-                _RawBatches(self), None, sampler=_Places(self), num_workers=num_workers, collate_fn=_as_it_is,
-                pin_memory=self.device.type == "cuda", persistent_workers=True, prefetch_factor=4,
+                self._batches, None, sampler=self._places, num_workers=num_workers, collate_fn=_as_it_is,
+                pin_memory=self.device.type == "cuda", prefetch_factor=4,
             )  # fmt: skip
+
+    @property
+    def place(self) -> Place:
+        """The next batch to hand out; may be set."""
+        return self._places.place
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self._places.place = place
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
         return self.schedule.num_steps
 
     def __iter__(self) -> Iterator[Batch]:
-        for place, raw in self._raw_batches():
-            self.epoch, self.step = (
-                (place.epoch, place.step + 1) if place.step + 1 < len(self) else (place.epoch + 1, 0)
-            )
+        batches = map(self._batches.__getitem__, self._places) if self._workers is None else iter(self._workers)
+        for place, raw in batches:
+            if isinstance(raw, InputError):
+                raise raw
+            last = place.step + 1 == len(self)
+            self.place = Place(place.epoch + 1, 0) if last else Place(place.epoch, place.step + 1)
+            if last:
+                next(batches, None)  # ends the workers: who knows the length never asks beyond it
             yield self._finish(raw, place)
 
-    def batch(self, epoch: int, step: int) -> Batch:
+    def batch(self, place: Place) -> Batch:
         """Any batch of training, whatever came before."""
-        return self._finish(self.raw(Place(epoch, step)), Place(epoch, step))
-
-    def raw(self, place: Place) -> RawBatch:
-        """The frames of a batch."""
-        pairs = self.schedule.pairs(place.epoch, place.step)
-        rows = torch.cat([pairs.source, pairs.target[:, None]], 1)
-        frames = self.source.load(rows)
-        return RawBatch(frames[:, :-1], frames[:, -1], pairs)
-
-    def _raw_batches(self) -> Iterator[tuple[Place, RawBatch]]:
-        if self._workers is None:
-            yield from ((place, self.raw(place)) for place in _Places(self))
-            return
-        for place, raw in self._workers:
-            if isinstance(raw, InputError):  # as the value it was: a worker would wrap it in a page of traceback
-                raise raw
-            yield place, raw
+        return self._finish(self._batches.load(place), place)
 
     def _finish(self, raw: RawBatch, place: Place) -> Batch:
         raw = map_tensors(raw, lambda tensor: tensor.to(self.device, non_blocking=True))
@@ -149,38 +153,36 @@ class PairLoader:
         if self.augmentation is None:
             return batch
         generator = seeded(self.device, self.seed, place.epoch, place.step, self.rank, 1)
-        return augment(batch, self.augmentation, self.head, generator)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A batch of training."""
-
-    epoch: int
-    step: int
+        return augment(batch, self.augmentation, self.mirror, generator)
 
 
 class _Places(Sampler):
-    """From where the loader stands to the end of its epoch."""
+    """From `place` to the end of its epoch."""
 
-    def __init__(self, loader: PairLoader):
-        self.loader = loader
+    def __init__(self, schedule: Schedule):
+        self.num_steps, self.place = schedule.num_steps, Place(0, 0)
 
     def __iter__(self) -> Iterator[Place]:
-        epoch, first = self.loader.epoch, self.loader.step
-        return (Place(epoch, step) for step in range(first, len(self.loader)))
+        epoch, first = self.place.epoch, self.place.step
+        return (Place(epoch, step) for step in range(first, self.num_steps))
 
 
 class _RawBatches(Dataset):
     """What a worker process does: decode the frames of a batch."""
 
-    def __init__(self, loader: PairLoader):
-        self.loader = loader
+    def __init__(self, schedule: Schedule, source: FrameSource):
+        self.schedule, self.source = schedule, source
+
+    def load(self, place: Place) -> RawBatch:
+        """The frames of a batch."""
+        pairs = self.schedule.pairs(place.epoch, place.step)
+        frames = self.source.load(torch.cat([pairs.source, pairs.target[:, None]], 1))
+        return RawBatch(frames[:, :-1], frames[:, -1], pairs)
 
     def __getitem__(self, place: Place) -> tuple[Place, RawBatch | InputError]:
         try:
-            return place, self.loader.raw(place)
-        except InputError as error:
+            return place, self.load(place)
+        except InputError as error:  # as a value: raised in a worker it would come back as a page of traceback
             return place, error
 
 

@@ -18,9 +18,9 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from gpavatar.config import MISSING
-from gpavatar.data.augment import AugmentConfig, check_mirror
+from gpavatar.data.augment import AugmentConfig, HeadMirror
 from gpavatar.data.batch import Batch
-from gpavatar.data.loader import PairLoader, ResidentFrames, StreamedFrames
+from gpavatar.data.loader import PairLoader, Place, ResidentFrames, StreamedFrames
 from gpavatar.data.sampling import PairFrames, SamplingConfig, pair_frames
 from gpavatar.data.schedule import FixedSchedule, TrainSchedule
 from gpavatar.data.shard_index import HeadInfo, Tier
@@ -68,7 +68,7 @@ class ShardDataModule(LightningDataModule):
         self.config = config
         self._sets: dict[str, list[ShardSet]] = {}
         self._loader: PairLoader | None = None
-        self._position = (0, 0)
+        self._place = Place(0, 0)
 
     @property
     def head(self) -> HeadInfo:
@@ -86,8 +86,7 @@ class ShardDataModule(LightningDataModule):
         config, frames, device = self.config, self._frames("train"), self._device()
         rank, world_size = self._ranks()
         num_draws = config.examples_per_epoch or len(frames)
-        if config.augment.flip:
-            check_mirror(self.head)
+        mirror = HeadMirror.of(self.head) if config.augment.flip else None
         on = device if config.resident else torch.device("cpu")
         schedule = TrainSchedule(
             frames, config.sampling, config.batch_size, num_draws, config.seed, rank, world_size, on
@@ -97,9 +96,9 @@ class ShardDataModule(LightningDataModule):
         sets = self._opened("train")
         source = ResidentFrames.decode(sets, frames, device) if config.resident else StreamedFrames(sets, frames)
         self._loader = PairLoader(
-            schedule, source, config.augment, self.head, device, config.num_workers, config.seed, rank
+            schedule, source, config.augment, mirror, device, config.num_workers, config.seed, rank
         )
-        self._loader.epoch, self._loader.step = self._position
+        self._loader.place = self._place
         return self._loader
 
     def val_dataloader(self) -> PairLoader | list:
@@ -120,14 +119,14 @@ class ShardDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and the examples in it that were handed out, by all ranks together."""
-        epoch, step = (self._loader.epoch, self._loader.step) if self._loader else self._position
-        return {"epoch": epoch, "examples": step * self._examples_per_step()}
+        place = self._loader.place if self._loader else self._place
+        return {"epoch": place.epoch, "examples": place.step * self._examples_per_step()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on there. With another batch size or number of ranks, at the nearest batch before."""
-        self._position = (state_dict["epoch"], state_dict["examples"] // self._examples_per_step())
+        self._place = Place(state_dict["epoch"], state_dict["examples"] // self._examples_per_step())
         if self._loader:
-            self._loader.epoch, self._loader.step = self._position
+            self._loader.place = self._place
 
     def _examples_per_step(self) -> int:
         return self.config.batch_size * self._ranks()[1]

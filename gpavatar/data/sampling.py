@@ -169,8 +169,10 @@ def draw_pairs(
     rows = torch.where(there, frames.first[clip, None] + slots, frames.first[clip, None])
     may_source, may_target = frames.is_source[rows] & there, frames.is_target[rows] & there
 
-    noise = torch.rand(rows.shape, generator=generator, device=clip.device)
-    order = torch.where(may_source, noise, 2.0).argsort(1)
+    noise = torch.rand((2, *rows.shape), generator=generator, device=clip.device)
+    # One frame that can be the target is kept from the sources, rather one that cannot be a source anyway.
+    kept = torch.where(may_target, noise[0] + 2.0 * ~may_source, -1.0).argmax(1, keepdim=True)
+    order = torch.where(may_source.scatter(1, kept, False), noise[1], 2.0).argsort(1)
     position = torch.arange(num_sources, device=clip.device) % frames.num_choices[clip, None]
     chosen = order.gather(1, position)
     source = rows.gather(1, chosen)

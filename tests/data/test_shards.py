@@ -154,7 +154,7 @@ def test_http_and_pipes_give_the_same_samples(kind, directory, server, tmp_path,
 def test_sources_that_fail_say_so(directory, server):
     with pytest.raises(InputError, match=r"exit code 3"):
         list(read_shard(f"pipe:cat {directory}/val-00000.tar; exit 3"))
-    with pytest.raises(InputError, match="Not Found"):
+    with pytest.raises(InputError, match=r"(?i)not found"):
         ShardSet.open(server + "/nothing")
     with pytest.raises(InputError, match="No such file"):
         ShardSet.open(directory / "nothing")
@@ -224,7 +224,7 @@ def test_an_identity_is_in_one_split(tmp_path):
         (lambda c: c.update(version=2), "version 2, this program reads 1"),
         (lambda c: c.update(format="else"), "not the index of a set"),
         (lambda c: c.pop("head"), "head is missing"),
-        (lambda c: c["head"].update(n_shape="6"), "of the wrong kind"),
+        (lambda c: c["head"].update(n_shape="120"), "of the wrong kind"),
         (lambda c: c.update(size_px=True), "of the wrong kind"),
         (lambda c: c["clips"][0].update(kind="alien"), "of the wrong kind"),
         (lambda c: c["shards"][0].update(file="../train-00000.tar"), "is not a name"),

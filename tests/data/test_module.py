@@ -1,0 +1,353 @@
+"""From shards to batches: streamed or resident, mirrored or not, resumed, shared by ranks and workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from generated_set import HEAD, LOSSLESS, SIZE, make_sample, make_set
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from gpavatar.camera import Camera, axis_angle_to_matrix
+from gpavatar.config import load_config
+from gpavatar.data.augment import AugmentConfig, HeadMirror, augment, change_colours, mirror, mirror_params, mirror_some
+from gpavatar.data.batch import Batch, FrameStack, Pairs, Views
+from gpavatar.data.loader import PairLoader, Place, ResidentFrames, StreamedFrames
+from gpavatar.data.module import DataConfig, SetConfig, ShardDataModule
+from gpavatar.data.sampling import SamplingConfig, draw_pairs, pair_frames
+from gpavatar.data.schedule import TrainSchedule, seeded
+from gpavatar.data.shard_index import HeadInfo
+from gpavatar.data.shards import ShardSet
+from gpavatar.face.landmarks import MEDIAPIPE_MIRROR
+from gpavatar.face.open_head import OpenHead
+from gpavatar.types import HeadParams, InputError, map_tensors
+
+CLIPS = [("a0", "anna", "train", 6), ("a1", "anna", "train", 3), ("b0", "ben", "train", 9), ("d0", "dora", "val", 4)]
+STILL = AugmentConfig(flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, tint=0.0)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("module") / "set"
+    make_set(path, CLIPS, encoding=LOSSLESS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("module") / "other"
+    make_set(path, [("x0", "xena", "train", 4), ("y0", "yann", "train", 4)], tier="research", encoding=LOSSLESS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def head_mirror() -> HeadMirror:
+    return HeadMirror.of(HEAD)
+
+
+def data_config(directory: Path, **changes) -> DataConfig:
+    sets = {"train": [SetConfig(str(directory))], "val": [SetConfig(str(directory))]}
+    return DataConfig(**{**sets, "batch_size": 2, "examples_per_epoch": 14, "num_workers": 0, **changes})
+
+
+def numbers(batch: Batch) -> list:
+    """What tells batches apart."""
+    return [
+        batch.epoch,
+        batch.step,
+        batch.pairs.source.tolist(),
+        batch.pairs.target.tolist(),
+        float(batch.source.image.double().sum()),
+    ]
+
+
+def test_a_batch_is_what_it_says(directory):
+    module = ShardDataModule(data_config(directory, augment=STILL))
+    loader, shards = module.train_dataloader(), ShardSet.open(directory)
+    assert len(loader) == 7
+    for batch in loader:
+        n = batch.pairs.source.shape[1]
+        assert batch.source.image.shape == (2, n, 3, SIZE, SIZE) and batch.target.alpha.shape == (2, 1, SIZE, SIZE)
+        assert batch.source.params.eye_pose.shape == (2, n, 2, 3) and batch.target.camera.c2w.shape == (2, 4, 4)
+        for i in range(2):
+            clip = loader.schedule.frames.clips[batch.pairs.clip[i]]
+            rows = [*batch.pairs.source[i].tolist(), int(batch.pairs.target[i])]
+            samples = [shards.sample(int(loader.schedule.frames.set_row[row])) for row in rows]
+            assert {sample.clip for sample in samples} == {clip.clip}
+            views = [map_tensors(batch.source, lambda t, j=j, i=i: t[i, j]) for j in range(n)]
+            views += [map_tensors(batch.target, lambda t, i=i: t[i])]
+            for sample, view in zip(samples, views, strict=True):
+                assert torch.equal(view.image, sample.image) and torch.equal(view.alpha, sample.alpha)
+                assert torch.equal(view.params.expression, sample.params.expression)
+                assert torch.equal(view.camera.c2w, sample.camera.c2w)
+                assert torch.equal(view.landmarks_px, sample.landmarks_px)
+                red = 20 * ["a0", "a1", "b0"].index(clip.clip)
+                assert view.image[0].mean().item() * 255 == pytest.approx(red, abs=3)
+
+
+def test_resident_frames_are_the_streamed_ones(directory):
+    """The same schedule gives the same batches, varied the same way, whether frames are decoded or resident."""
+    streamed = ShardDataModule(data_config(directory)).train_dataloader()
+    resident = ShardDataModule(data_config(directory, resident=True)).train_dataloader()
+    assert isinstance(resident.source, ResidentFrames) and isinstance(streamed.source, StreamedFrames)
+    for ours, theirs in zip(streamed, resident, strict=True):
+        assert numbers(ours) == numbers(theirs)
+        assert torch.equal(ours.target.image, theirs.target.image)
+        assert torch.equal(ours.source.params.expression, theirs.source.params.expression)
+
+
+def test_resident_sampling_has_the_law_of_streaming(directory, device):
+    """Drawn on a device with its own generator: frequencies of (source, target) as on the CPU."""
+    frames = pair_frames([ShardSet.open(directory)], [1.0], "train")
+    counts = []
+    for place, numbers in ((torch.device("cpu"), 3), (device, 4)):
+        there, clips = frames.to(place), torch.full((8000,), 1, device=place)
+        pairs = draw_pairs(there, clips, 1, SamplingConfig(), seeded(place, numbers))
+        counts.append(torch.bincount((pairs.source[:, 0] - 6) * 3 + pairs.target - 6, minlength=9).cpu() / 8000)
+    assert (counts[0] - counts[1]).abs().max() < 5 * (2 * 0.17 * 0.83 / 8000) ** 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_resident_batch_does_not_wait_for_the_device(directory):
+    config = data_config(directory, augment=AugmentConfig())
+    sets = [ShardSet.open(directory)]
+    frames = pair_frames(sets, [1.0], "train")
+    source = ResidentFrames.decode(sets, frames, "cuda")
+    schedule = TrainSchedule(frames, config.sampling, 2, 64, device="cuda")
+    loader = PairLoader(schedule, source, config.augment, HeadMirror.of(HEAD), "cuda")
+    loader.batch(Place(0, 0))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 6):
+            loader.batch(Place(0, step))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_workers_change_nothing(directory):
+    alone = [numbers(batch) for batch in ShardDataModule(data_config(directory)).train_dataloader()]
+    loader = ShardDataModule(data_config(directory, num_workers=2)).train_dataloader()
+    together = [numbers(batch) for batch in loader]
+    assert together == alone and loader.place == Place(1, 0)
+    again = [numbers(batch) for batch in loader]  # the next epoch, from the same workers
+    assert [line[0] for line in again] == [1] * 7 and again[0][2:] != alone[0][2:]
+
+
+def test_a_worker_passes_on_what_is_wrong_in_one_line(directory, tmp_path):
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "train-00000.tar").write_bytes(b"\xff" * (tmp_path / "train-00000.tar").stat().st_size)
+    loader = ShardDataModule(data_config(tmp_path, num_workers=1)).train_dataloader()
+    with pytest.raises(InputError) as error:
+        next(iter(loader))
+    assert "train-00000.tar: not a tar file" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_state_goes_on_in_the_middle_of_an_epoch(directory, num_workers):
+    config = data_config(directory, num_workers=num_workers)
+    whole = [numbers(b) for loader in [ShardDataModule(config).train_dataloader()] for _ in range(2) for b in loader]
+    first = ShardDataModule(config)
+    batches = iter(first.train_dataloader())
+    taken = [numbers(next(batches)) for _ in range(3)]  # workers have decoded further than that
+    state = first.state_dict()
+    assert state == {"epoch": 0, "examples": 6}
+    second = ShardDataModule(config)
+    second.load_state_dict(state)
+    loader = second.train_dataloader()
+    taken += [numbers(batch) for _ in range(2) for batch in loader]
+    assert taken == whole and len(whole) == 14
+    assert second.state_dict() == {"epoch": 2, "examples": 0}
+    first.load_state_dict({"epoch": 1, "examples": 9})  # of another batch size
+    assert [numbers(batch) for batch in first.train_dataloader()] == whole[11:]
+
+
+class Recorder(LightningModule):
+    """Writes down what it is trained and validated on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen, self.validated = [], []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        self.seen.append(numbers(batch))
+        return self.weight * batch.target.image.mean()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.validated.append(numbers(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(directory: Path, tmp_path: Path, steps: int, checkpoint: str | None = None, **options) -> Recorder:
+    saved = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, max_steps=steps, callbacks=[saved], logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    recorder = Recorder()
+    trainer.fit(recorder, datamodule=ShardDataModule(data_config(directory, **options)), ckpt_path=checkpoint)
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_resumes_with_the_very_next_batch(directory, tmp_path):
+    whole = fit(directory, tmp_path / "whole", -1)
+    assert [line[:2] for line in whole.seen] == [[epoch, step] for epoch in range(2) for step in range(7)]
+    assert len(whole.validated) == 3 * 2 and whole.validated[:2] != whole.validated[2:4]  # once to try, then each epoch
+    assert [line[1:] for line in whole.validated] == [line[1:] for line in whole.validated[:2]] * 3
+    for stop, workers in ((3, 0), (3, 1), (7, 0), (10, 0)):
+        checkpoint = str(tmp_path / "whole" / f"step={stop}.ckpt")
+        resumed = fit(directory, tmp_path / f"again-{stop}-{workers}", -1, checkpoint, num_workers=workers)
+        assert resumed.seen == whole.seen[stop:]
+
+
+def test_sets_are_mixed_by_weight_and_labelled(directory, other):
+    sets = [SetConfig(str(directory), 3.0), SetConfig(str(other), 1.0)]
+    module = ShardDataModule(data_config(directory, train=sets, examples_per_epoch=40))
+    loader = module.train_dataloader()
+    clips = [loader.schedule.frames.clips[i] for batch in loader for i in batch.pairs.clip]
+    assert sum(clip.identity in ("xena", "yann") for clip in clips) == 10
+    assert sum(clip.identity == "ben" for clip in clips) == 15
+    assert module.tier == "research" and ShardDataModule(data_config(directory)).tier == "open"
+    assert module.head.name == "open_head"
+    with pytest.raises(InputError, match="of tier open"):
+        ShardDataModule(data_config(directory, train=sets, open_only=True)).train_dataloader()
+
+
+def test_the_config_comes_from_yaml(tmp_path, directory):
+    text = f"train: [{{path: {directory}, weight: 2}}]\nsampling: {{num_sources: [0, 1]}}\naugment: {{flip: 0.0}}\n"
+    (tmp_path / "data.yaml").write_text(text)
+    config = load_config(DataConfig, tmp_path / "data.yaml", overrides=["batch_size=3"])
+    assert config.train == [SetConfig(str(directory), 2.0)] and config.batch_size == 3
+    batch = next(iter(ShardDataModule(dataclasses.replace(config, num_workers=0)).train_dataloader()))
+    assert batch.source.image.shape[:2] == (3, 2)
+    with pytest.raises(InputError, match="flips"):
+        load_config(DataConfig, overrides=["augment.flips=1"])
+
+
+def test_what_cannot_be_trained_on_is_refused(directory):
+    with pytest.raises(InputError, match="no set to train on"):
+        ShardDataModule(data_config(directory, train=[])).train_dataloader()
+    with pytest.raises(InputError, match="less than a batch"):
+        ShardDataModule(data_config(directory, batch_size=15)).train_dataloader()
+    assert ShardDataModule(data_config(directory, val=[])).val_dataloader() == []
+
+
+def posed_views(head: OpenHead, generator: torch.Generator) -> tuple[Views, Tensor]:
+    """Two examples of two frames of random people in random poses, and where the head's points are in them, px."""
+    shape = (2, 2)
+    params = HeadParams(
+        torch.randn(*shape, head.n_shape, generator=generator),
+        torch.rand(*shape, head.n_expression, generator=generator) * 0.5,
+        *(0.2 * torch.randn(*shape, *size, generator=generator) for size in ((3,), (3,), (2, 3))),
+    )
+    c2w = Camera.frontal(5.0, 2.2).c2w.repeat(*shape, 1, 1)
+    c2w[..., :3, :3] = axis_angle_to_matrix(0.3 * torch.randn(*shape, 3, generator=generator)) @ c2w[..., :3, :3]
+    camera = Camera(c2w, torch.tensor([2.2, 2.1, 0.45, 0.6]).repeat(*shape, 1))
+    flat = map_tensors(params, lambda t: t.flatten(0, 1))
+    points = head.topology.mediapipe.on(head.verts(flat), head.faces)
+    landmarks_px = map_tensors(camera, lambda t: t.flatten(0, 1)).project_px(points, 64, 64).unflatten(0, shape)
+    image = torch.rand(*shape, 3, 64, 64, generator=generator)
+    return Views(image, image[:, :, :1], params, camera, landmarks_px), landmarks_px
+
+
+def test_a_mirrored_head_fits_the_mirrored_picture(generator, head_mirror):
+    """Vertices mirror, so that all of the head, not only its landmarks, projects onto the mirrored picture."""
+    head = OpenHead.load()
+    views, _ = posed_views(head, generator)
+    other = mirror(views, head_mirror)
+    assert torch.equal(other.image, views.image.flip(-1)) and torch.equal(other.alpha, views.alpha.flip(-1))
+    flat, flat_other = (map_tensors(v, lambda t: t.flatten(0, 1)) for v in (views, other))
+    verts, verts_other = head.verts(flat.params), head.verts(flat_other.params)
+    there = verts[:, head.mirror] * torch.tensor([-1.0, 1.0, 1.0])
+    assert (verts_other - there).norm(dim=-1).max() < 2e-3  # units of 0.2 m; measured 8e-4
+    px, px_other = flat.camera.project_px(verts, 64, 64), flat_other.camera.project_px(verts_other, 64, 64)
+    expected = torch.tensor([64.0, 0]) + px[:, head.mirror] * torch.tensor([-1.0, 1.0])
+    assert (px_other - expected).norm(dim=-1).max() < 0.06  # measured 0.02
+    points = head.topology.mediapipe.on(verts_other, head.faces)
+    error = (flat_other.camera.project_px(points, 64, 64) - flat_other.landmarks_px).norm(dim=-1)
+    assert error.median() < 0.4  # the landmarks' places on the head are symmetric to 0.43 mm
+
+
+def test_mirroring_twice_is_nothing(generator, head_mirror):
+    views, _ = posed_views(OpenHead.load(), generator)
+    again = mirror(mirror(views, head_mirror), head_mirror)
+    assert torch.equal(views.image, again.image) and torch.equal(views.camera.c2w, again.camera.c2w)
+    assert torch.equal(views.params.expression, again.params.expression)
+    assert torch.equal(views.params.eye_pose, again.params.eye_pose)
+    assert torch.allclose(views.landmarks_px, again.landmarks_px, atol=1e-4)
+    assert sorted(MEDIAPIPE_MIRROR) == list(range(478))
+    blink = HeadParams.neutral(120, 52)
+    blink.expression[8] = 1.0  # eyeBlinkLeft
+    assert mirror_params(blink, head_mirror).expression.nonzero().tolist() == [[9]]  # eyeBlinkRight
+
+
+def test_only_the_marked_examples_are_mirrored(generator, head_mirror):
+    views, _ = posed_views(OpenHead.load(), generator)
+    some, other = mirror_some(views, head_mirror, torch.tensor([True, False])), mirror(views, head_mirror)
+    assert torch.equal(some.image[0], other.image[0]) and torch.equal(some.image[1], views.image[1])
+    assert torch.equal(some.camera.intrinsics[0], other.camera.intrinsics[0])
+    assert torch.equal(some.params.expression[1], views.params.expression[1])
+
+
+def test_colours_change_as_the_equations_say(generator):
+    image = 0.3 + 0.2 * torch.rand(2, 3, 3, 8, 8, generator=generator)
+    gain, contrast, saturation = torch.rand(3, 2, 3, generator=generator) * 0.2 + 0.9
+    contrast, saturation = contrast[:, 0], saturation[:, 0]
+    expected = torch.empty_like(image)
+    for i in range(2):
+        for j in range(3):
+            x = image[i, j]
+            grey = (0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2])[None]
+            x = grey + saturation[i] * (x - grey)
+            x = grey.mean() + contrast[i] * (x - grey.mean())
+            expected[i, j] = x * gain[i][:, None, None]
+    assert torch.allclose(change_colours(image, gain, contrast, saturation), expected, atol=1e-6)
+    one = torch.ones(2)
+    assert torch.allclose(change_colours(image, torch.ones(2, 3), one, one), image, atol=1e-7)
+
+
+def test_sources_and_target_share_light_and_mirroring(generator, head_mirror):
+    """The same picture as source and as target stays the same picture."""
+    views, _ = posed_views(OpenHead.load(), generator)
+    views = map_tensors(views, lambda t: t.repeat(8, 1, *[1] * (t.ndim - 2))[:, :1])
+    pairs = Pairs(
+        torch.zeros(16, dtype=torch.int64), torch.zeros(16, 1, dtype=torch.int64), torch.zeros(16, dtype=torch.int64)
+    )
+    batch = Batch(views, map_tensors(views, lambda t: t[:, 0]), pairs, 0, 0)
+    varied = augment(batch, AugmentConfig(), head_mirror, generator)
+    assert torch.equal(varied.source.image[:, 0], varied.target.image)
+    assert torch.equal(varied.source.camera.c2w[:, 0], varied.target.camera.c2w)
+    mirrored = (varied.target.params.jaw_pose != batch.target.params.jaw_pose).any(-1)
+    assert 3 < int(mirrored.sum()) < 13
+    means = varied.target.image.mean((1, 2, 3)) / batch.target.image.mean((1, 2, 3))
+    assert means.std() > 0.02 and (means - 1).abs().max() < 0.15
+    assert torch.equal(augment(batch, STILL, None, generator).target.image, batch.target.image)
+    with pytest.raises(InputError, match=r"head flame abababab: only open_head .* set augment.flip to 0"):
+        HeadMirror.of(HeadInfo("flame", "ab" * 32, 300, 100))
+
+
+def test_frames_stack_and_unstack():
+    samples = [make_sample("a0", "anna", i, i) for i in range(3)]
+    stack = FrameStack.of(samples)
+    assert stack.image_u8.shape == (3, 3, SIZE, SIZE) and stack[torch.tensor([[2, 0]])].camera.c2w.shape == (1, 2, 4, 4)
+    assert torch.equal(stack.to_views().image[1], samples[1].image)
+
+
+def test_shards_need_no_lightning_and_no_opencv():
+    absent = ["cv2", "mediapipe", "numba", "av", "pytorch_lightning", "webdataset"]
+    code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+    code += "import gpavatar.data.loader, gpavatar.data.shards, gpavatar.data.augment"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
