@@ -25,14 +25,16 @@ TILE_CHIPS = 32
 TILE_PX = CHIP_PX * TILE_CHIPS
 CHIPS_PER_BIT = 4
 SYNC_CHIPS = TILE_CHIPS**2 - CHIPS_PER_BIT * CHANNEL_BITS
+SYNC_AMPLITUDE = 1.25  # of a sync chip against the others: what is not found cannot be read
 BAND = (0.06, 0.15)  # cycles per pixel
-PATTERN_GAIN = 22.4  # gives chips of ±1 a pattern of mean square 1
+PATTERN_GAIN = 21.0  # gives the pattern of such chips a mean square of 1
+SMALL_PX = 160  # below this side a picture holds too little of a tile: the pattern is drawn at half its size there
 
 # Amplitude in grey levels of 255 (root mean square of what is added): in flat areas the first over the side of the
 # picture in pixels, within bounds (below the lower, rounding to whole levels erases the pattern); there in black, by
-# how much more; per grey level of local standard deviation; at most; and over the whole frame (42.5 dB).
+# how much more; per grey level of local standard deviation; at most; and over the whole frame (42.2 dB).
 FLAT_PX, FLAT_BOUNDS, IN_BLACK = 384.0, (0.6, 1.9), 0.8
-PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.12, 2.6, 1.9
+PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.12, 2.6, 1.95
 DARK_LEVEL = 48.0  # below it a screen shows a grey level ever less
 
 
@@ -70,7 +72,10 @@ def amplitude(image_u8: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray
 @lru_cache(maxsize=4)
 def _frame_pattern(payload: int, height: int, width: int) -> Float[np.ndarray, "height width"]:
     tile = tile_pattern(payload)
-    repeats = (-(-height // TILE_PX), -(-width // TILE_PX))
+    if height * width < SMALL_PX**2:
+        around = cv2.copyMakeBorder(tile, 4, 4, 4, 4, cv2.BORDER_WRAP)
+        tile = 1.1 * cv2.resize(around, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)[2:-2, 2:-2]
+    repeats = [-(-side // tile.shape[0]) for side in (height, width)]
     return np.ascontiguousarray(np.tile(tile, repeats)[:height, :width])
 
 
@@ -107,8 +112,8 @@ def chip_order() -> Int[np.ndarray, " chip"]:
 
 @lru_cache(maxsize=1)
 def sync_chips() -> Float[np.ndarray, " chip"]:
-    """±1, the same in every mark."""
-    return _signs("sync", SYNC_CHIPS)
+    """The same in every mark."""
+    return SYNC_AMPLITUDE * _signs("sync", SYNC_CHIPS)
 
 
 @lru_cache(maxsize=1)

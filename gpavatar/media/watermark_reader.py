@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -58,20 +58,27 @@ class _Place:
 def read_watermark(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> WatermarkReading:
     """The payload that is hidden in frames of one size; one is enough if it was not compressed much."""
     evidence = whitened(frames)
-    place = _place(evidence, 1.0)
-    payload = _payload(place)
-    if payload is None:
-        low, high = SCALES
-        scales = np.exp(np.arange(np.log(low), np.log(high), SCALE_STEP)).tolist()
-        found = sorted((_place(evidence, scale) for scale in scales), key=lambda place: -place.peak)
-        for candidate in found[:CANDIDATES]:
-            place = _refined(evidence, candidate)
-            payload = _payload(place)
-            if payload is not None:
-                break
-        else:
-            place = found[0]
-    return WatermarkReading(payload, _bit_error(place, payload), round(place.peak, 2), round(place.scale, 4))
+    for place in _likely(evidence):
+        payload = watermark_code.decode(_soft_bits(place)) if place.peak >= LEAST_PEAK else None
+        if payload is not None:
+            bit_error = float(np.mean((_soft_bits(place) > 0) != watermark_code.encode(payload)))
+            return WatermarkReading(payload, bit_error, round(place.peak, 2), round(place.scale, 4))
+    return WatermarkReading(None, None, round(place.peak, 2), round(place.scale, 4))
+
+
+def _likely(evidence: np.ndarray) -> Iterator[_Place]:
+    """Places where a mark may lie: first at the scales of a file that nobody changed, then where the search leads."""
+    yield _place(evidence, 1.0, None)
+    yield _place(evidence, 0.5, None)
+    scales = np.exp(np.arange(*np.log(SCALES), SCALE_STEP)).tolist()
+    found = sorted((_place(evidence, scale) for scale in scales), key=lambda place: -place.peak)
+    taken: list[float] = []
+    for place in found:
+        if all(abs(np.log(place.scale / scale)) > 1.5 * SCALE_STEP for scale in taken):
+            taken.append(place.scale)
+            yield _refined(evidence, place)
+        if len(taken) == CANDIDATES:
+            return
 
 
 def whitened(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> Float[np.ndarray, "height width"]:
@@ -127,21 +134,11 @@ def _flat_spectrum(tile: Float[np.ndarray, "tile tile"]) -> Float[np.ndarray, "t
     return np.fft.ifft2(spectrum / (np.fft.ifftshift(size) + 1e-9)).real
 
 
-def _payload(place: _Place) -> int | None:
-    return watermark_code.decode(_soft_bits(place)) if place.peak >= LEAST_PEAK else None
-
-
 def _soft_bits(place: _Place) -> Float[np.ndarray, " channel_bit"]:
     """The chips of each channel bit, matched with their shape and summed."""
     matched = np.fft.irfft2(np.fft.rfft2(place.tile) * band_filter(), s=place.tile.shape)
     chips = matched[::CHIP_PX, ::CHIP_PX].ravel()[chip_order()[SYNC_CHIPS:]]
     return (chips * spreading_chips()).reshape(-1, CHIPS_PER_BIT).sum(1)
-
-
-def _bit_error(place: _Place, payload: int | None) -> float | None:
-    if payload is None:
-        return None
-    return float(np.mean((_soft_bits(place) > 0) != watermark_code.encode(payload)))
 
 
 def _sync_spectrum() -> np.ndarray:
