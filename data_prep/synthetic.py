@@ -57,8 +57,13 @@ class SyntheticConfig:
     spread: float = 0.8  # of the shapes, standard deviations
     glasses: float = 0.2  # share of people
     supersample: int = 2  # samples per pixel, squared
-    texture_size: int = 1024
+    texture: float = 3.0  # sides of the head's texture per side of the picture, up to 1024; more is not seen
     encoding: Encoding = field(default_factory=Encoding)
+
+    @property
+    def texture_size(self) -> int:
+        """Texels along a side of the head's texture."""
+        return min(1024, round(self.texture * self.size_px))
 
     @property
     def sha256(self) -> str:

@@ -18,7 +18,7 @@ from gpavatar.camera import Camera
 from gpavatar.config import run_program
 from gpavatar.data.shards import Sample, ShardSet
 
-CONFIG = SyntheticConfig(people=2, instants=3, views=3, size_px=48, first_seed=50, texture_size=64, supersample=1)
+CONFIG = SyntheticConfig(people=2, instants=3, views=3, size_px=48, first_seed=50, texture=1.5, supersample=1)
 
 
 @pytest.fixture(scope="module")
