@@ -137,7 +137,7 @@ def test_gradients_of_ssim():
 def test_face_box():
     landmarks_px = torch.full((2, 478, 2), torch.nan)
     landmarks_px[0] = torch.tensor([3.0, 2.0])
-    landmarks_px[0, 7] = torch.tensor([6.4, 4.5])
+    landmarks_px[0, 7] = torch.tensor([5.6, 4.5])
     box = image_metrics.face_box(landmarks_px, 8, 10)
     assert box[0, 0].nonzero().tolist() == [[y, x] for y in (2, 3, 4) for x in (3, 4, 5)]
     assert box[1].sum() == 0
@@ -327,6 +327,29 @@ def test_a_worse_picture_scores_worse_everywhere(scorer, target):
         assert sign * value > sign * much[region, metric], (region, metric)
     assert moved[FRAME, "akd_mediapipe"] == pytest.approx(8 / 256, rel=0.1)
     assert moved[FRAME, "csim"] > much[FRAME, "csim"]
+
+
+@pytest.mark.download
+def test_columns_are_what_their_names_say(scorer, target):
+    output = blurred(target.images, 2.0)
+    found = {(column.region, column.metric): column.scores.values for column in scorer.same_person(output, target)}
+    alpha = torch.zeros(1, 1, 256, 256)
+    alpha[..., 20:, 40:220] = 1
+    weights = {
+        "full": torch.ones(1, 1, 256, 256),
+        "foreground": alpha,
+        "face": image_metrics.face_box(target.readings.landmarks_px, 256, 256),
+    }
+    for region, weight in weights.items():
+        for name in ("psnr", "ssim", "l1"):
+            expected = getattr(image_metrics, name)(output, target.images, weight)
+            assert torch.allclose(found[region, name], expected), (region, name)
+        lpips = scorer.perceptual.regional(output, target.images, weight[None])[0]
+        assert torch.allclose(found[region, "lpips"], lpips, rtol=1e-4)
+    read = scorer.read(output)
+    for name in ("csim", "akd_mediapipe", "aed", "apd"):
+        assert torch.equal(found[FRAME, name], getattr(face_metrics, name)(read, target.readings).values)
+    assert len(found) == 3 * 4 + 4
 
 
 @pytest.mark.download
