@@ -14,7 +14,10 @@ from gpavatar.pretrained.detector import FaceDetector
 from gpavatar.pretrained.identity import NETWORKS, TEMPLATE_PX, Identity, aligned_face, five_points_px, similarity
 
 
-@pytest.fixture(scope="module", params=["sface", pytest.param("arcface", marks=needs("arcface_mobile"))])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("sface", marks=pytest.mark.download), pytest.param("arcface", marks=needs("arcface_mobile"))],
+)
 def identity(request) -> Identity:
     return Identity(request.param)
 
