@@ -118,12 +118,18 @@ class VideoReader:
             # a time stamp that stands still or runs back would stop every writer
             time_s = max(time_s, last_s + MIN_STEP_S)
             if self.end_s is not None and time_s >= self.end_s - 1e-6:
+                if index == 0:
+                    break
                 return
             last_s = time_s
             if self.start_s is not None and time_s < self.start_s - 1e-6:
                 continue
             yield VideoFrame(index, time_s, self._turn.apply(_to_rgb(frame, self._size, reformatter)))
             index += 1
+        if index == 0:
+            raise InputError(
+                f"{self.path}: no frame of it can be read from {self.start_s or 0:g} s on; choose another start"
+            )
         shown_to_s = last_s + 1 / self._fps
         expected_s = min(self.end_s or math.inf, self._file_end_s or 0.0)
         if shown_to_s < expected_s - max(0.25, 2.5 / self._fps):

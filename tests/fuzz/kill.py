@@ -31,6 +31,7 @@ import tyro
 from gpavatar.config import run_program
 
 LET_THROUGH_EVERY = 10
+AIM_S = 0.3
 SERVED = b"one file of many that are fetched" * 20_000
 DRIP_S = 0.02  # between the 20 pieces in which the server sends a file
 
@@ -70,7 +71,8 @@ class Tally:
 
     job: str
     seconds: float  # of a whole run
-    kills: int = 0
+    kills: int = 0  # at moments uniform over the length of a run
+    aimed: int = 0  # kills shortly after a file was begun
     too_late: int = 0  # the run had ended
     ruins: int = 0  # kills that left files under hidden names
     whole_after_kill: int = 0  # all asked names stood, whole
@@ -78,35 +80,41 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
-def torment(job: Job, kills: int, rng: random.Random, environment: dict[str, str]) -> Tally:
-    """Kill the job so many times, at moments uniform over the length of a run."""
+def torment(job: Job, kills: int, aimed: int, rng: random.Random, environment: dict[str, str]) -> Tally:
+    """Kill the job `kills` times at moments uniform over the length of a run, and `aimed` times while it writes."""
     start_s = time.monotonic()
-    run(job, environment, None)
+    run(job, environment)
     tally = Tally(job.name, round(time.monotonic() - start_s, 2))
     tally.problems += job.problems(finished=True)
-    while tally.kills < kills:
+    while tally.kills + tally.aimed < kills + aimed:
         if rng.random() < 0.8:  # else the result of an earlier run stands there, and must survive
             for name in job.whole:
                 (job.folder / name).unlink(missing_ok=True)
-        if not run(job, environment, rng.uniform(0, tally.seconds)):
+        aim = tally.kills == kills
+        moment_s = rng.uniform(0, AIM_S if aim else tally.seconds)
+        if not run(job, environment, moment_s, after_begun_file=aim):
             tally.too_late += 1
             continue
-        tally.kills += 1
+        tally.kills, tally.aimed = tally.kills + (not aim), tally.aimed + aim
+        count = tally.kills + tally.aimed
         tally.ruins += bool(job.left_overs())
         tally.whole_after_kill += all((job.folder / name).exists() for name in job.whole)
-        tally.problems += [f"after kill {tally.kills}: {problem}" for problem in job.problems(finished=False)]
-        if tally.kills % LET_THROUGH_EVERY == 0 or tally.kills == kills:
+        tally.problems += [f"after kill {count}: {problem}" for problem in job.problems(finished=False)]
+        if count % LET_THROUGH_EVERY == 0 or count == kills + aimed:
             tally.let_through += 1
-            run(job, environment, None)
-            tally.problems += [f"run after kill {tally.kills}: {problem}" for problem in job.problems(finished=True)]
+            run(job, environment)
+            tally.problems += [f"run after kill {count}: {problem}" for problem in job.problems(finished=True)]
     return tally
 
 
-def run(job: Job, environment: dict[str, str], kill_after_s: float | None) -> bool:
-    """Run the command; whether it was killed before it ended."""
+def run(job: Job, environment: dict[str, str], kill_after_s: float | None = None, after_begun_file=False) -> bool:
+    """Run the command; whether it was killed before it ended. The clock starts with it, or with a new hidden file."""
+    old = set(job.left_overs())
     process = subprocess.Popen(
         job.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
+    while after_begun_file and process.poll() is None and set(job.left_overs()) <= old:
+        time.sleep(0.002)
     try:
         _, said = process.communicate(timeout=kill_after_s)
     except subprocess.TimeoutExpired:
@@ -236,7 +244,9 @@ class Options:
     """What the command line takes."""
 
     kills: int = 30
-    """How often each job is killed."""
+    """How often each job is killed at any moment."""
+    aimed: int = 15
+    """How often it is killed while it writes."""
     jobs: tuple[str, ...] = ("reenact", "track", "fetch")
     """Which."""
     frames: int = 16
@@ -261,7 +271,7 @@ def kill(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                 environment["GPAVATAR_CACHE"] = str(folder)
             else:
                 job = (reenact_job if name == "reenact" else track_job)(folder, inputs, options.frames)
-            tallies.append(torment(job, options.kills, rng, environment))
+            tallies.append(torment(job, options.kills, options.aimed, rng, environment))
             print(json.dumps(asdict(tallies[-1])))
     if options.json is not None:
         known = json.loads(options.json.read_text()) if options.json.exists() else {}

@@ -254,8 +254,8 @@ def safetensors_entry(data: bytes, rng: Rng) -> bytes:
 
 def _other_tensor(dtype: str, shape: list[int], raw: bytes, rng: Rng) -> tuple[str, list[int], bytes]:
     """Fewer, more or no rows; or values that are no numbers, or no indices."""
-    kind = {"F32": "<f4", "I64": "<i8", "U8": "u1"}[dtype]
-    values = np.frombuffer(raw, kind).reshape(shape).copy()
+    kinds = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
+    values = np.frombuffer(raw, kinds[dtype]).reshape(shape).copy()
     done = int(rng.integers(4))
     if done == 0 and shape:
         axis = int(rng.integers(len(shape)))
@@ -265,9 +265,14 @@ def _other_tensor(dtype: str, shape: list[int], raw: bytes, rng: Rng) -> tuple[s
     elif done == 1 and shape:
         values = np.concatenate([values, values], int(rng.integers(len(shape))))
     elif values.size:
-        extreme = VALUES if dtype == "F32" else (-1, 2**31, 2**62, -(2**63)) if dtype == "I64" else (0, 255)
         chosen = rng.integers(values.size, size=int(rng.choice([1, values.size])))
-        values.reshape(-1)[chosen] = extreme[rng.integers(len(extreme))]
+        if values.dtype.kind == "f":
+            extreme = VALUES
+        else:
+            limits = np.iinfo(values.dtype)
+            extreme = (limits.min, limits.max, 0, limits.max // 2)
+        with np.errstate(over="ignore"):
+            values.reshape(-1)[chosen] = extreme[rng.integers(len(extreme))]
     return dtype, list(values.shape), values.tobytes()
 
 

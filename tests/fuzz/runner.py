@@ -188,7 +188,8 @@ class Worker:
         tests = Path(__file__).parents[1]
         command = [sys.executable, "-m", "fuzz.runner", str(self._seeds), str(self._scratch)]
         paths = os.pathsep.join([str(tests), str(tests.parent)])
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": paths, "XDG_CONFIG_HOME": str(self._scratch)}
+        environment |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment)
 

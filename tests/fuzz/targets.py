@@ -6,8 +6,12 @@ drawn. It may only return, or raise a GpavatarError.
 
 from __future__ import annotations
 
+import atexit
+import hashlib
 import io
+import json
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -292,7 +296,6 @@ def archive_seeds(folder: Path) -> None:
 
 def read_archive(path: Path, scratch: Path) -> None:
     """As a download whose one member is asked for."""
-    import hashlib
     import os
 
     from gpavatar.assets import Asset, Manifest, Source, fetch
@@ -302,6 +305,75 @@ def read_archive(path: Path, scratch: Path) -> None:
     source = Source(url=path.as_uri(), member="carrier/thing.bin")
     digest = hashlib.sha256(content).hexdigest()
     fetch("thing", Manifest({"thing": Asset("thing.bin", "", digest, len(content), "CC0", True, "", [source])}))
+
+
+@cache
+def good_set() -> Path:
+    """A small set of shards with its index and table."""
+    import tempfile
+
+    from generated_set import make_set
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-set-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    make_set(folder / "set", [("a", "one", "train", 3), ("b", "two", "val", 2)])
+    return folder / "set"
+
+
+def shard_seeds(folder: Path) -> None:
+    """One shard."""
+    shutil.copy(next(good_set().glob("train-*.tar")), folder / "train-00000.tar")
+
+
+def read_shard(path: Path, scratch: Path) -> None:
+    """All its samples, as a stream."""
+    from gpavatar.data.shards import read_shard
+
+    list(read_shard(path))
+
+
+def index_seeds(folder: Path) -> None:
+    """What describes a set."""
+    shutil.copy(good_set() / "shards.json", folder)
+    shutil.copy(good_set() / "frames.safetensors", folder)
+
+
+def read_index(path: Path, scratch: Path) -> None:
+    """The set with the broken file in its place; the index believes the broken table. All frames by their rows."""
+    from gpavatar.data.shards import ShardSet
+
+    whole = scratch.parent / "set"
+    shutil.rmtree(whole, ignore_errors=True)
+    shutil.copytree(good_set(), whole)
+    if path.suffix == ".json":
+        shutil.copy(path, whole / "shards.json")
+    else:
+        shutil.copy(path, whole / "frames.safetensors")
+        index = json.loads((whole / "shards.json").read_text())
+        index["table_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (whole / "shards.json").write_text(json.dumps(index))
+    shards = ShardSet.open(whole)
+    for row in range(min(8, len(shards.table))):
+        shards.sample(row)
+    list(shards.samples())
+
+
+def result_seeds(folder: Path) -> None:
+    """What this program writes, with its three marks."""
+    from gpavatar.media.writer import open_writer
+
+    frames = [awkward.marked_frame(256, 256, index) for index in range(3)]
+    for suffix in (".mp4", ".png", ".jpg", ".webp"):
+        with open_writer(folder / f"out{suffix}", 256, 256) as writer:
+            for frame in frames if suffix == ".mp4" else frames[:1]:
+                writer.write(frame)
+
+
+def read_result(path: Path, scratch: Path) -> None:
+    """Its marks."""
+    from gpavatar.verify import examine, in_words
+
+    in_words(examine(path))
 
 
 TARGETS = {
@@ -314,4 +386,7 @@ TARGETS = {
     "masks": Target(mask_seeds, read_masks, 0.5),
     "yaml": Target(yaml_seeds, read_yaml, 0.5),
     "archive": Target(archive_seeds, read_archive, 0.5),
+    "shard": Target(shard_seeds, read_shard),
+    "index": Target(index_seeds, read_index, 0.5),
+    "result": Target(result_seeds, read_result, 0.1),
 }
