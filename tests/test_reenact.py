@@ -21,9 +21,11 @@ from gpavatar.avatars.base import Reference
 from gpavatar.camera import Camera
 from gpavatar.config import run_program
 from gpavatar.media.image import write_image
+from gpavatar.media.provenance import Ingredient
 from gpavatar.reenact import default_output, reenact, sha256_of
 from gpavatar.tracking.track_file import TrackSource, save_track
 from gpavatar.types import FaceStatus, HeadParams, Track
+from gpavatar.verify import examine
 
 VIEW = Camera.frontal(distance=10.0, focal=3.0)
 
@@ -139,7 +141,7 @@ pipeline.default_head = flat_avatar.TinyHead
 sys.exit(run_program(reenact.reenact, sys.argv[1:]))
 """
     out = tmp_path / "out.mp4"
-    arguments = [str(flat_avatar), str(make_track(3000)), "-o", str(out), "--size", "64"]
+    arguments = [str(flat_avatar), str(make_track(3000)), "-o", str(out), "--size", "128"]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
     deadline_s = time.monotonic() + 60
     while not any(path.stat().st_size > 0 for path in tmp_path.glob(".out.*.tmp.mp4")):
@@ -152,8 +154,20 @@ sys.exit(run_program(reenact.reenact, sys.argv[1:]))
     assert "out.partial.mp4" in errors
     partial = tmp_path / "out.partial.mp4"
     sidecar = json.loads(partial.with_suffix(".json").read_text())
+    assert examine(partial).marked
     assert sidecar["partial"] and 0 < len(decoded(partial)) == sidecar["frames"] < 3000
     assert not out.exists() and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.png", "frames"])
+def test_results_of_every_kind_carry_their_marks(flat_avatar: Path, make_track, tmp_path: Path, name: str) -> None:
+    track, out = make_track(1 if name == "out.png" else 8), tmp_path / name
+    assert run(flat_avatar, track, "-o", out, "--size", 128) == 0
+    report = examine(out)
+    assert report.marked and report.label
+    assert report.c2pa.inputs == tuple(Ingredient(path.name, sha256_of(path)) for path in (flat_avatar, track))
+    sidecar = json.loads(out.with_suffix(".json").read_text())
+    assert (sidecar["watermark"], sidecar["consent"]) == (report.watermark.producer, None)
 
 
 @pytest.mark.download

@@ -68,16 +68,22 @@ def composite(
 def add_label(image_u8: UInt8[np.ndarray, "height width 3"], text: str = LABEL) -> UInt8[np.ndarray, "height width 3"]:
     """A copy of the frame with a small half-transparent plate in the lower right corner that says `text`."""
     height, width = image_u8.shape[:2]
-    plate = label_plate(height, width, text)
-    margin = max(2, min(height, width) // 64)
+    plate, margin = label_plate(height, width, text), _margin(height, width)
     result = image_u8.copy()
     _lay(plate, result, width - margin - plate.colour.shape[1], height - margin - plate.colour.shape[0])
     return result
 
 
 def label_plate(height: int, width: int, text: str = LABEL) -> Plate:
-    """The label as it is laid over a frame of this size."""
-    return _plate(text, _text_px(height, width))
+    """The label as it is laid over a frame of this size: as large as elsewhere, but never wider than the frame."""
+    text_px, room_px = _text_px(height, width), width - 2 * _margin(height, width)
+    while text_px > 6 and _plate(text, text_px).colour.shape[1] > room_px:
+        text_px -= 1
+    return _plate(text, text_px)
+
+
+def _margin(height: int, width: int) -> int:
+    return max(2, min(height, width) // 64)
 
 
 def side_by_side(
