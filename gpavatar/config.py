@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,9 +25,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpavatar.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH
-from gpavatar.types import GpavatarError, InputError
+from gpavatar.types import GpavatarError, InputError, InputWarning
 
-__all__ = ["MISSING", "Program", "did_you_mean", "load_config", "run_program"]
+__all__ = ["MISSING", "Program", "did_you_mean", "load_config", "run_program", "warnings_in_lines"]
 
 T = TypeVar("T")
 Program = Callable[..., int | None] | dict[str, Callable[..., int | None]]
@@ -60,7 +61,7 @@ def run_program(program: Program, argv: Sequence[str] | None = None, prog: str |
     the same after SIGTERM, which stops a program in the same orderly way.
     """
     try:
-        with _sigterm_as_ctrl_c():
+        with _sigterm_as_ctrl_c(), warnings_in_lines():
             return _parsed(program, sys.argv[1:] if argv is None else argv, prog or Path(sys.argv[0]).name)() or 0
     except GpavatarError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -111,6 +112,25 @@ def _complaint(box: str) -> str:
         return first
     meant = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(lines))
     return f"unknown option {unknown[1]}" + (f"; did you mean {meant[1]}?" if meant else "")
+
+
+@contextlib.contextmanager
+def warnings_in_lines() -> Iterator[list[str]]:
+    """Within the block every `InputWarning`, of any thread, is one line on stderr; gives those of the block so far."""
+    said: list[str] = []
+    shown_before = warnings.showwarning
+
+    def show(message, category, *where) -> None:
+        if not issubclass(category, InputWarning):
+            return shown_before(message, category, *where)
+        said.append(str(message))
+        print(f"warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+    try:
+        yield said
+    finally:
+        warnings.showwarning = shown_before
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from gpavatar import __version__
-from gpavatar.config import run_program
+from gpavatar.config import run_program, warnings_in_lines
 from gpavatar.media.align import CropBox, head_crop, resample_u8
 from gpavatar.media.compose import LABEL, parse_background, side_by_side
 from gpavatar.media.files import cannot_write, check_file, temporary_name, whole_file
@@ -121,6 +121,7 @@ class Sidecar:
     commit: str
     inputs: list[dict[str, str]]  # path, sha256
     driving_broken_at_s: float | None  # where the driving file broke off, if it did
+    warnings: list[str]  # what of the inputs could not be used
     label: str | None
     watermark: str  # the producer id, in hexadecimal
     consent: str | None
@@ -143,7 +144,12 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     check_output(output, options)
     marks = Marks(options.label, options.consent, tuple(Ingredient(p.name, sha256_of(p)) for p in options.inputs))
     depth = AHEAD_WITH_PICTURES if options.compare else AHEAD
-    with _one_core_left(), closing(prefetch(clip, depth)) as ahead, _progress() as progress:
+    with (
+        warnings_in_lines() as warned,
+        _one_core_left(),
+        closing(prefetch(clip, depth)) as ahead,
+        _progress() as progress,
+    ):
         task = progress.add_task("looking at the source", total=None)
         avatar = _avatar(sources, options, watch)
         if options.save_avatar:
@@ -169,6 +175,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         commit=code_version(),
         inputs=[{"path": str(p), "sha256": of.sha256} for p, of in zip(options.inputs, marks.inputs, strict=True)],
         driving_broken_at_s=clip.broken_at_s,
+        warnings=warned,
         label=LABEL if options.label else None,
         watermark=f"{this_producer().id:08x}",
         consent=options.consent,
@@ -176,8 +183,6 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     )
     with whole_file(written.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n", encoding="utf-8")
-    if clip.broken_at_s is not None:
-        print(f"note: {driving} breaks off at {clip.broken_at_s:.2f} s; read up to there", file=sys.stderr)
     print(f"{written}: {num_frames} frames, {num_tracked} tracked, {sidecar.fps:g} frames/s")
     if sidecar.partial:
         print(f"interrupted: what was done is in {written}", file=sys.stderr)

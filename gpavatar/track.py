@@ -81,8 +81,6 @@ def track(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
         save_track(options.output, result, TrackSource(options.input.name, _sha256(options.input)))
     tracked = int(result.tracked.sum())
     print(f"{options.output}: {len(result)} frames, {tracked} tracked")
-    if reader.broken_at_s is not None:
-        print(f"{options.input}: breaks off at {reader.broken_at_s:.2f} s; tracked up to there", file=sys.stderr)
 
 
 def write_preview(options: Options, track: Track, head: MorphableHead, counted) -> None:

@@ -49,6 +49,10 @@ class AssetError(GpavatarError):
     """An external file cannot be had, or is not the file it should be."""
 
 
+class InputWarning(UserWarning):
+    """A file given by the user can be used only in part; a program prints the message as one line and goes on."""
+
+
 class FaceStatus(IntEnum):
     """How the parameters of a frame were found. Only TRACKED rests on a detection in that very frame."""
 

@@ -13,6 +13,7 @@ import av
 
 from gpavatar.media.files import one_line
 from gpavatar.media.video import clock_origin, open_container
+from gpavatar.types import InputWarning
 
 COPIED_CODECS = ("aac", "mp3")  # what every browser plays out of an mp4
 AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -114,7 +115,9 @@ class AudioTrack:
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:
-        warnings.warn(f"{self._path}: its sound is damaged ({one_line(error)}); left out from there", stacklevel=3)
+        warnings.warn(
+            f"{self._path}: its sound is damaged ({one_line(error)}); left out from there", InputWarning, stacklevel=3
+        )
 
     def _duration(self, packet: av.Packet) -> Fraction:
         return (packet.duration or 0) * packet.time_base

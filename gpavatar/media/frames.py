@@ -15,7 +15,7 @@ from gpavatar.limits import MAX_ANIMATION_PIXELS
 from gpavatar.media.files import check_file, check_range, fit_size
 from gpavatar.media.image import IMAGE_SUFFIXES, damage_named, flatten, is_heif, open_image, read_image, to_srgb
 from gpavatar.media.video import FrameReader, VideoFrame, VideoInfo, open_video
-from gpavatar.types import InputError
+from gpavatar.types import InputError, InputWarning
 
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")  # a second picture in JPEG or TIFF is a thumbnail, a depth map or a page
 DEFAULT_FRAME_S = 0.1  # what browsers use for an animation that states no delay
@@ -107,7 +107,9 @@ class AnimationReader:
                 yield VideoFrame(index, time_s, np.array(image))
                 index += 1
         if self.broken_at_s is not None:
-            warnings.warn(f"{self.path}: breaks off at {self.broken_at_s:.2f} s; read up to there", stacklevel=2)
+            warnings.warn(
+                f"{self.path}: breaks off at {self.broken_at_s:.2f} s; read up to there", InputWarning, stacklevel=2
+            )
 
     def _pictures(self) -> Iterator[tuple[float, Image.Image]]:
         """All that can be decoded, at least one."""

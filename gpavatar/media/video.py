@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from gpavatar.limits import MAX_VIDEO_PIXELS
 from gpavatar.media.files import check_file, check_range, fit_size
 from gpavatar.media.hdr import HDR_CURVES, to_sdr_u8
-from gpavatar.types import InputError
+from gpavatar.types import InputError, InputWarning
 
 MIN_STEP_S = 1e-3
 MAX_TIME_S = 1e6  # a time stamp beyond 11 days is damaged
@@ -136,6 +136,7 @@ class VideoReader:
             self.broken_at_s = max(shown_to_s, 0.0)
             warnings.warn(
                 f"{self.path}: breaks off at {self.broken_at_s:.2f} s of {expected_s:.2f} s; read up to there",
+                InputWarning,
                 stacklevel=2,
             )
 
