@@ -2,6 +2,7 @@
 
 python benchmarks/synthetic.py            # writes benchmarks/results/synthetic.{json,md}
 python benchmarks/synthetic.py --json     # prints the JSON as well
+python benchmarks/synthetic.py --sheet docs/synthetic_people.jpg  # draws the twelve people of the documents instead
 
 Every hair style is drawn with one person in motion, at 256² with 2 × 2 samples a pixel, and counts as often as the
 generator draws it. What a frame costs is processor time, which does not depend on the machine's other work; the rate
@@ -27,11 +28,12 @@ import tyro
 
 from data_prep.footage import Footage
 from data_prep.stills import StillsConfig, photo_samples
-from data_prep.synthetic import BENCHMARK_SEEDS, SYNTHETIC_TRAIN
+from data_prep.synthetic import BENCHMARK_SEEDS, SYNTHETIC_TRAIN, TRAIN_SEEDS
 from gpavatar.assets import fetch
 from gpavatar.data.synthetic import SyntheticPerson, render
 from gpavatar.data.synthetic_motion import random_camera, random_motion
 from gpavatar.data.synthetic_person import STYLE_WEIGHTS
+from gpavatar.media.image import to_u8, write_image
 from gpavatar.reenact import code_version
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,6 +41,7 @@ PACKAGES = ("torch", "numba", "numpy")
 SIZE_PX, FRAMES = 256, 6
 TEXTURE = SYNTHETIC_TRAIN.texture_size
 GLASSES_EVERY = 5  # one person in so many
+SHEET = (0, 2, 3, 4, 7, 9, 12, 13, 15, 20, 21, 22)  # of the training people, chosen for variety
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,29 @@ def _poses(index: int, person: SyntheticPerson) -> list:
     return list(random_motion(rng, person, random_camera(rng, person), FRAMES + 1, 30.0))
 
 
-def benchmark(seconds: float = 10.0, json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
-    """Measure and write the table; `seconds` for the processes side by side. `json` prints the JSON as well."""
+def draw_sheet(path: Path) -> None:
+    """Twelve people of the training set in three rows."""
+    tiles = []
+    for number in SHEET:
+        seed = TRAIN_SEEDS.start + number
+        person = SyntheticPerson.random(seed, spread=SYNTHETIC_TRAIN.spread, glasses=0.25)
+        rng = np.random.default_rng([seed, 52])
+        motion = random_motion(rng, person, random_camera(rng, person), 30, 30.0)
+        tiles.append(render(person, *list(motion)[seed * 7 % 30], SIZE_PX).image)
+    rows = [torch.cat(tiles[first : first + 4], 2) for first in range(0, len(tiles), 4)]
+    write_image(path, to_u8(torch.cat(rows, 1)), quality=92)
+
+
+def benchmark(
+    seconds: float = 10.0, json: tyro.conf.FlagCreatePairsOff[bool] = False, sheet: Path | None = None
+) -> None:
+    """Measure and write the table; `seconds` for the processes side by side. `json` prints the JSON as well.
+
+    With `sheet` nothing is measured.
+    """
     torch.set_num_threads(1)
+    if sheet is not None:
+        return draw_sheet(sheet)
     style_cost(0, "short", 0.0)  # compiles
     styles = [style_cost(k, name, share) for k, (name, share) in enumerate(STYLE_WEIGHTS.items())]
     frame_ms = sum(style.share * style.frame_ms for style in styles)

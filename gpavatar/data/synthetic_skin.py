@@ -189,7 +189,8 @@ def paint_eyes(directions: Float[np.ndarray, "*place 3"], look: Complexion) -> P
     sclera = sclera * (1 - 0.45 * ramp(directions[..., 1], 0.12, 0.42))[..., None]  # under the upper lid
     sclera = sclera * (1 - veins[..., None] * [0.05, 0.40, 0.38])
     white = ramp(angle, CORNEA_DEG - 2.2, CORNEA_DEG + 1.6)
-    albedo = iris + (sclera - iris) * white[..., None]
+    # The eyes of dark people are no darker, but their pictures are exposed longer: the whites would burn out.
+    albedo = (iris + (sclera - iris) * white[..., None]) * (1 - 0.3 * max(0.0, 1 - look.tone / 0.5))
     # As rough as the window that they mirror is wide: that of a mirror would be a point, lost between the pixels.
     return Paint(albedo, np.zeros(angle.shape), np.full(angle.shape, 1.6), 0.25 + 0.08 * white)
 
