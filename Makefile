@@ -34,7 +34,7 @@ reenact: $(STAMP)  ## drive photos with a clip: make reenact ARGS="photo.jpg cli
 track: $(STAMP)  ## head parameters and camera of a clip: make track ARGS="clip.mp4 -o tracks.npz"
 	$(PYTHON) -m gpavatar.track $(ARGS)
 
-test: $(STAMP)  ## run the tests: make test ARGS="-k camera"
+test: $(VENV)/installed-dev$(comma)train$(comma)prep  ## run the tests: make test ARGS="-k camera"
 	$(PYTHON) -m pytest -n 2 $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
