@@ -12,7 +12,10 @@ VERBS = {
     "folder": Verb("data_prep.verbs", "folder", "any folder of videos, photos, frames and archives -> a set"),
     "vfhq": Verb("data_prep.verbs", "vfhq", "VFHQ's clip lists and videos -> a set"),
     "hdtf": Verb("data_prep.verbs", "hdtf", "HDTF's lists and videos -> a set"),
+    "stills": Verb("data_prep.stills", "command", "portraits -> training pairs: drawn sources, the photo the target"),
+    "synthetic": Verb("data_prep.synthetic", "command", "synthetic people with exact parameters -> a set"),
     "fetch": Verb("data_prep.verbs", "fetch", "download the videos that VFHQ's or HDTF's lists name"),
+    "inspect": Verb("data_prep.inspect", "inspect", "print and check a set, draw a contact sheet"),
     "own": Verb("data_prep.verbs", "own", "lite-256, val-256, val-512 and synthetic-val from a folder of data"),
 }
 

@@ -18,18 +18,24 @@ def choose(track: Track, sharpness: Float[Tensor, " frame"], config: ChooseConfi
 
     First `even` frames spaced evenly over those tracked, then, one after the other, the frame whose pose and expression
     are farthest from all that are kept (GPAvatar appendix A.2: as diverse as possible); those blurred against the rest
-    of the clip, and those next to a kept one, do not count.
+    of the clip do not count, nor, while there are others, those next to a kept one.
     """
     usable = track.tracked
     candidates = torch.where(usable)[0]
-    at = torch.linspace(0, len(candidates) - 1, min(config.even, config.frames, len(candidates))).round().long()
+    at = torch.linspace(0, len(candidates) - 1, min(max(config.even, 1), config.frames, len(candidates))).round().long()
     chosen = candidates[at].unique().tolist()
-    step = min(config.min_step, len(candidates) // config.frames - 1)
+    step = max(min(config.min_step, len(candidates) // config.frames - 1), 0)
     usable = usable & (sharpness >= config.min_sharpness * sharpness[usable].median())
     features = pose_and_expression(track)
-    while len(chosen) < config.frames and (left := _free(usable, chosen, step)).any():
-        nearest = torch.cdist(features, features[chosen]).amin(1) if chosen else -features.norm(dim=1)
-        chosen.append(int(torch.where(left, nearest, -torch.inf).argmax()))
+    while len(chosen) < config.frames:
+        left = _free(usable, chosen, step)
+        if left.any():
+            nearest = torch.cdist(features, features[chosen]).amin(1)
+            chosen.append(int(torch.where(left, nearest, -torch.inf).argmax()))
+        elif step > 0:
+            step -= 1
+        else:
+            break
     return sorted(chosen)
 
 
@@ -43,5 +49,5 @@ def _free(usable: Bool[Tensor, " frame"], chosen: list[int], step: int) -> Bool[
     """The usable frames that are not kept and have `step` frames between them and each that is."""
     free = usable.clone()
     for index in chosen:
-        free[max(index - max(step, 0), 0) : index + max(step, 0) + 1] = False
+        free[max(index - step, 0) : index + step + 1] = False
     return free

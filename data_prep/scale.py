@@ -8,10 +8,12 @@ All machines of a cluster must see footage and results under the same paths.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import data_prep
 import gpavatar
@@ -20,6 +22,7 @@ from gpavatar.types import InputError
 
 RETRIES = 2
 AHEAD = 2  # sources per core that are handed out at a time
+REACHED_S = 10.0
 STORE_BYTES = 128 << 20  # names and paths pass through Ray, never pictures
 
 
@@ -93,3 +96,14 @@ def _connect(cluster: Cluster) -> None:
         _node_ip_address="127.0.0.1",
         _system_config={"enable_metrics_collection": False},
     )
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=REACHED_S).close()
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--ray {address}: cannot be reached ({error}); give auto or HOST:PORT of ray start"
+        ) from error

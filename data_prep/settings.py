@@ -42,7 +42,7 @@ class ChooseConfig:
 
     frames: int = 30  # per clip, GPAvatar appendix A.2
     even: int = 4  # of them evenly spaced in time, the first and the last frame included; the others diverse
-    min_step: int = 2  # frames that lie between two that are kept, at least; fewer where the clip is short
+    min_step: int = 2  # frames that lie between two that are kept; fewer where the clip is short
     min_sharpness: float = 0.5  # against the clip's median, for the diverse ones
 
 
