@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 
 from data_prep.find import Terms, find_folder
 from data_prep.footage import Footage, Refused
@@ -41,6 +43,7 @@ from gpavatar.tracking.sources import MAX_SIDE_PX, SOURCE_PX, source_frame, yaw_
 from gpavatar.tracking.tracker import Tracker
 from gpavatar.types import GpavatarError, InputError, SourceFrame, TrackedFrame
 
+CAREFUL = Terms()
 EYES = (33, 263)  # MediaPipe's outer eye corners
 
 
@@ -82,11 +85,11 @@ class Unusable(InputError):
 
 
 def command(
-    input: Path,
+    input: Annotated[Path, tyro.conf.arg(name="in")],
     out: Path,
     set: tuple[str, ...] = (),
     workers: int | None = None,
-    terms: Terms | None = None,
+    terms: Terms = CAREFUL,
 ) -> None:
     """Photos of faces as training pairs: textured_mesh draws several sources for each, the photo is the target.
 

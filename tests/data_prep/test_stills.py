@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from data_prep import stills as module
 from data_prep.footage import Footage
 from data_prep.still_light import StillLight, relit
 from data_prep.still_sources import JAW_LIMIT, Variety, drawn_poses
 from data_prep.stills import StillsConfig, photo_rng, stills
 from gpavatar.camera import Camera
+from gpavatar.config import run_program
 from gpavatar.data.shards import ShardSet
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.image import read_image, resize_u8, write_image
@@ -117,6 +119,22 @@ def test_name_and_seed_decide_what_is_drawn(made):
 def test_no_usable_photo_is_said(photos, tmp_path):
     with pytest.raises(InputError, match=r"none of 1 photos can be used; wall.png: .*no face"):
         stills(photos[1:2], tmp_path, CONFIG, workers=1)
+
+
+def test_command_line(photos, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def noted(given: list[Footage], out: Path, config: StillsConfig, workers: int | None) -> module.StillsReport:
+        asked.append(config)
+        assert {(one.name, one.identity, one.tier) for one in given} == {(p.name, p.name, "open") for p in photos}
+        return module.StillsReport(("portrait",), 3, ())
+
+    monkeypatch.setattr(module, "stills", noted)
+    folder = str(photos[0].path.parent)
+    argv = ["--in", folder, "--out", str(tmp_path), "--set", "variety.yaw_deg=20", "--terms.tier", "open"]
+    assert run_program(module.command, argv) == 0
+    assert asked == [replace(StillsConfig(), variety=Variety(yaw_deg=20.0))]
+    assert "1 photos with 3 sources" in capsys.readouterr().out
 
 
 def portrait(head: OpenHead, yaw_deg: float = 0.0, lips_px: float = 0.0) -> SourceFrame:
