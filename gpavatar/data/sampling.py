@@ -3,7 +3,7 @@
     clips     each epoch visits clip c about num_draws · w_c / Σ w times, to within one; w_c is the weight of its set
               times 1 / (clips of its identity), over the sum of these in its set
     sources   N different frames of the clip, all sets of N equally likely
-    target    p(t | S) ∝ floor + min_{s ∈ S} d(s, t),  d(s, t) = θ(s, t) / angle_deg + |ψ_s − ψ_t| / expression
+    target    p(t | S) ∝ floor + min_{s ∈ S} d(s, t)^power,  d(s, t) = θ(s, t) / angle_deg + |ψ_s − ψ_t| / expression
 
 θ is the angle between the two head poses as the camera sees them, ψ expression and jaw. Nothing here looks at pixels;
 all of `draw_pairs` is torch without a wait for the device, so that streaming and resident sets draw by the same law.
@@ -34,7 +34,8 @@ class SamplingConfig:
     num_sources: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0, 1.0])  # relative odds of 1, 2, ... sources
     angle_deg: float = 15.0  # a turn of the head that counts as much as ...
     expression: float = 0.5  # ... this change of the expression (norm of the difference)
-    floor: float = 0.1  # weight of a target that equals a source; infinite: all targets alike
+    power: float = 2.0  # how much far targets are preferred; 0: all targets alike
+    floor: float = 0.1  # odds of a target that equals a source, where 1 are those at distance 1
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,12 @@ def target_odds(
     rows: Int64[Tensor, "batch frame"],
     config: SamplingConfig,
 ) -> Float[Tensor, "batch frame"]:
-    """floor + min_{s ∈ S} d(s, t) of every frame t among `rows`."""
+    """floor + min_{s ∈ S} d(s, t)^power of every frame t among `rows`."""
     trace = frames.rotation[source] @ frames.rotation[rows].transpose(1, 2)  # of R_sᵀ R_t = 1 + 2 cos θ
     angle_deg = ((trace - 1) / 2).clamp(-1, 1).acos().rad2deg()
     change = torch.cdist(frames.motion[source], frames.motion[rows])
     distance = angle_deg / config.angle_deg + change / config.expression
-    return distance.amin(1) + config.floor
+    return distance.amin(1) ** config.power + config.floor
 
 
 def target_probabilities(
@@ -214,5 +215,5 @@ def target_probabilities(
             a, b = frames.rotation[row].view(3, 3), frames.rotation[target].view(3, 3)
             change = (frames.motion[row] - frames.motion[target]).norm()
             distances.append(rotation_angle_deg(a, b) / config.angle_deg + change / config.expression)
-        odds[slot] = config.floor + min(distances)
+        odds[slot] = config.floor + min(distances) ** config.power
     return odds / odds.sum()

@@ -231,21 +231,24 @@ class ShardSet:
 
     def samples(self, split: str | None = None, with_depth: bool = True) -> Iterator[Sample]:
         """All samples, or those of a split, in the order of the shards, each shard read once from start to end."""
-        clips = {clip.clip: clip for clip in self.index.clips}
         for shard in self.index.shards:
-            if split not in (None, shard.split):
-                continue
-            where, count = f"{self.root}: {shard.file}", 0
-            with open_file(self.root, shard.file) as stream:
-                for raw in read_samples(stream, where):
-                    sample = decode_sample(raw.key, raw.members, where, with_depth)
-                    if sample.clip not in clips or clips[sample.clip].shard != shard.file:
-                        raise InputError(f"{where}: {raw.key} is of no clip of the index; copy or make the set again")
-                    _check_sample(sample, clips[sample.clip], self.index.head, self.index.size_px, where)
-                    yield sample
-                    count += 1
-            if count != shard.num_frames:
-                raise InputError(f"{where}: holds {count} frames, the index says {shard.num_frames}; copy it again")
+            if split in (None, shard.split):
+                yield from self.shard_samples(shard, with_depth)
+
+    def shard_samples(self, shard: ShardInfo, with_depth: bool = True) -> Iterator[Sample]:
+        """The samples of one shard; InputError where they are not those of the index, or damaged."""
+        clips = {clip.clip: clip for clip in self.index.clips if clip.shard == shard.file}
+        where, count = f"{self.root}: {shard.file}", 0
+        with open_file(self.root, shard.file) as stream:
+            for raw in read_samples(stream, where):
+                sample = decode_sample(raw.key, raw.members, where, with_depth)
+                if sample.clip not in clips:
+                    raise InputError(f"{where}: {raw.key} is of no clip of the index; copy or make the set again")
+                _check_sample(sample, clips[sample.clip], self.index.head, self.index.size_px, where)
+                yield sample
+                count += 1
+        if count != shard.num_frames:
+            raise InputError(f"{where}: holds {count} frames, the index says {shard.num_frames}; copy it again")
 
     def sample(self, row: int, with_depth: bool = True) -> Sample:
         """The frame of this row of `table`."""

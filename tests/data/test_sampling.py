@@ -112,15 +112,17 @@ def test_far_targets_are_preferred(frames):
     still = dataclasses.replace(frames, motion=torch.zeros_like(frames.motion))
     odds = target_probabilities(still, 0, [0], SAMPLING)
     angle_deg = torch.arange(6) * 0.05 * 180 / torch.pi
-    expected = torch.where(angle_deg > 0, 0.1 + angle_deg / 15, 0)
+    expected = torch.where(angle_deg > 0, 0.1 + (angle_deg / 15) ** 2, 0)
     assert torch.allclose(odds, expected / expected.sum(), atol=1e-4)
     both = target_probabilities(still, 0, [0, 5], SAMPLING)  # the nearest source counts
     assert torch.allclose(both, both.flip(0), atol=1e-4) and both[2] > both[1] > 0
+    alike = target_probabilities(still, 0, [0], SamplingConfig(power=0.0))
+    assert torch.allclose(alike, torch.tensor([0, 0.2, 0.2, 0.2, 0.2, 0.2]))
     motion = torch.zeros_like(frames.motion)
     motion[3, 7] = 5.0
     moved = dataclasses.replace(frames, motion=motion, rotation=frames.rotation[:1].expand(len(frames), -1))
     odds = target_probabilities(moved, 0, [0], SAMPLING)
-    assert torch.allclose(odds, torch.tensor([0, 0.1, 0.1, 10.1, 0.1, 0.1]) / 10.5)
+    assert torch.allclose(odds, torch.tensor([0, 0.1, 0.1, 100.1, 0.1, 0.1]) / 100.5)
 
 
 def test_roles_are_kept(tmp_path):
