@@ -119,9 +119,9 @@ def stills(
         raise InputError("no photos there; give --in a folder that holds some")
     photos = sorted(photos, key=lambda photo: photo.name)
     with place.held(config.sha256):
-        missing = [photo for photo in photos if not place.source_file(photo.name).exists()]
+        missing = [photo for photo in photos if _verdict(photo, place) is None]
         each(partial(prepare, place=place, config=config), missing, "photos", workers)
-        verdicts = [json.loads(place.source_file(photo.name).read_text(encoding="utf-8")) for photo in photos]
+        verdicts = [_verdict(photo, place) for photo in photos]
         write_text(out / "manifest.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in verdicts))
         refused = tuple(Refused(one["file"], one["why"]) for one in verdicts if one["verdict"] == "refused")
         kept = tuple(one["clip"] for one in verdicts if one["verdict"] == "kept")
@@ -135,17 +135,35 @@ def stills(
 def prepare(photo: Footage, place: Workplace, config: StillsConfig) -> None:
     """Make and encode the pair of one photo, or note why not; the note is written last."""
     note = {"file": photo.path.name, "clip": photo.name}
+    stamp = _stamp(photo)
     try:
         samples = photo_samples(photo, config)
         info = ClipInfo(photo.name, photo.identity, photo.split, "still", photo.tier, photo.licence)
         packed = pack_clip(info, samples, HeadInfo.of(_Tools.of_process().head), config.size_px, config.encoding)
-    except GpavatarError as error:
-        note |= {"verdict": "refused", "why": str(error).removeprefix(f"{photo.path}: ")}
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged photo can raise anything anywhere; it is listed, and the run goes on
+        why = str(error) if isinstance(error, GpavatarError) else f"{type(error).__name__}: {error}"
+        note |= {"verdict": "refused", "why": " ".join(why.removeprefix(f"{photo.path}: ").split())}
     else:
         note |= {"verdict": "kept", "sources": len(samples) - 1}
         with output_errors():
             packed.save(place.packed_file(photo.name))
-    write_text(place.source_file(photo.name), json.dumps(note, ensure_ascii=False))
+    write_text(place.source_file(photo.name), json.dumps({"stamp": stamp, "verdict": note}, ensure_ascii=False))
+
+
+def _verdict(photo: Footage, place: Workplace) -> dict | None:
+    """The note of a photo, or None where there is none or the file has changed since."""
+    path = place.source_file(photo.name)
+    if not path.exists():
+        return None
+    known = json.loads(path.read_text(encoding="utf-8"))
+    return known["verdict"] if known["stamp"] == _stamp(photo) else None
+
+
+def _stamp(photo: Footage) -> list[int]:
+    state = photo.path.stat()
+    return [state.st_size, state.st_mtime_ns]
 
 
 @torch.no_grad()

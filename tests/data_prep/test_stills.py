@@ -101,6 +101,26 @@ def test_a_second_run_does_nothing_twice(made, photos):
     assert (part.stat().st_mtime_ns, (made / "shards.json").read_bytes()) == before
 
 
+def test_a_photo_that_changes_is_done_again(tmp_path):
+    wall = Footage("wall", tmp_path / "wall.png", "wall")
+    for size in (64, 65):
+        write_image(wall.path, np.full((size, size, 3), 128, np.uint8))
+        with pytest.raises(InputError, match=r"wall\.png: .*no face"):
+            stills([wall], tmp_path / "out", CONFIG, workers=1)
+        assert json.loads((tmp_path / "out/work/sources/wall.json").read_text())["stamp"][0] == wall.path.stat().st_size
+
+
+def test_a_damaged_photo_is_refused_and_the_run_goes_on(photos, tmp_path, monkeypatch):
+    def broken(photo: Footage, config: StillsConfig) -> None:
+        raise ZeroDivisionError("deep\ninside")
+
+    monkeypatch.setattr(module, "photo_samples", broken)
+    with pytest.raises(InputError, match="none of 2 photos"):
+        stills(photos[:2], tmp_path, CONFIG, workers=1)
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [line["why"] for line in lines] == ["ZeroDivisionError: deep inside"] * 2
+
+
 def test_name_and_seed_decide_what_is_drawn(made):
     target, *sources = ShardSet.open(made).samples()
     empty = torch.zeros(1, 128, 128)
