@@ -1,17 +1,19 @@
 """How MediaPipe errs on the open head: what the tracker must know to see shapes instead of the detector's habits.
 
-synthetic people, moving -> detections -> regression on view and expression -> habits of persons -> weights
+synthetic people, moving -> detections -> regression on view and expression -> on the shape -> habits -> centring
 
 A detection differs from the point of the surface that it names by a displacement that depends on the view and the
 expression and is the same for everybody (brows lie lower than the surface map says, a turned face is drawn towards the
-frontal one), by a habit that stays with a person through all frames (every face is drawn towards the average one), and
-by noise. The first is solved by robust ridge regression over all views, in head space. What remains of each person is
-a displacement of 478 points; the principal components of these are the habits. The tracker fits a person's habits
-beside the shape, so that neither the one nor the noise is taken for the other.
+frontal one), by a share of the person's own shape (every face is drawn towards the average one), by a habit that stays
+with a person through all frames, and by noise. The first is solved by robust ridge regression over all views, in head
+space. What remains of each person is a displacement of 478 points; it is regressed on the person's shape, and the
+principal components of the rest are the habits. The tracker fits a person's habits beside the shape, so that neither
+the one nor the noise is taken for the other. Last, the tracker fits these people, and the offset is moved until their
+mean is the mean head: errors of scores and poses, which no landmark shows alone, push all people to the same side.
 
     python -m data_prep.landmark_errors
 
-writes gpavatar/tracking/landmark_errors.npz for the packaged head: about 10 s a person on one core, then 3 minutes.
+writes gpavatar/tracking/landmark_errors.npz for the packaged head: about 10 s a person on one core, then 5 minutes.
 """
 
 from __future__ import annotations
@@ -36,11 +38,15 @@ from gpavatar.media.files import whole_file
 from gpavatar.media.image import to_u8
 from gpavatar.pretrained.detector import FaceDetection, FaceDetector
 from gpavatar.tracking import fit
-from gpavatar.tracking.landmark_basis import N_VIEW, view_terms
+from gpavatar.tracking.fit import HeadFitter, fit_person
+from gpavatar.tracking.landmark_basis import N_VIEW, LandmarkBasis, LandmarkErrors, view_terms
 
 FIRST_SEED = 21000  # far from those of tests and benchmarks
 CLIP_FRAMES, VIEWS, YAW_DEG, SIZE_PX = 30, 12, 30.0, 512
 HABITS = 24
+SHAPE_MODES = 40  # principal components of the population's landmarks from which the lacking share is read ...
+SHAPE_RIDGE = 0.01  # ... of the mean variance of these; both by cross-validation over people (56 % explained)
+CENTRING_ROUNDS = 3
 MM_PER_UNIT = 1000 * METRES_PER_UNIT
 ROBUST_UNITS = 0.015  # residuals beyond (3 mm) count less and less
 RIDGE = 0.02  # of a view's information: holds what no view shows, the depth of a person seen from the front alone
@@ -78,22 +84,33 @@ class Views:
         return Views(*(np.concatenate([getattr(v, f.name) for v in views]) for f in fields(Views)))
 
 
-def observe(seed: int) -> Views:
+@dataclass(frozen=True)
+class Person:
+    """One synthetic person: the truth, and what the detector saw of it."""
+
+    shape: np.ndarray  # (shape,)
+    focal: float  # in picture sides
+    faces: list[FaceDetection]
+    views: Views
+
+
+def observe(seed: int) -> Person:
     """Render and detect one random person, shape drawn from the head's own distribution."""
     torch.set_num_threads(1)
     head, detector = OpenHead.load(), FaceDetector(max_faces=1)
     person = SyntheticPerson.random(seed, head, spread=1.0)
     random = np.random.default_rng([seed, 52])
     motion = list(random_motion(random, person, random_camera(random, person), CLIP_FRAMES, YAW_DEG))
-    views = []
+    faces, views = [], []
     for index in np.linspace(0, CLIP_FRAMES - 1, VIEWS).round().astype(int):
         params, camera = motion[index]
         frame = render(person, params, camera, SIZE_PX, supersample=1)
         found = detector.detect(to_u8(frame.image))
         if found:
             points = head.topology.mediapipe.on(frame.verts, head.faces).double().numpy()
+            faces.append(found[0])
             views.append(linearised(points, camera, params.expression.double().numpy(), found[0]))
-    return Views.joined(views)
+    return Person(person.shape.double().numpy(), float(camera.intrinsics[0]), faces, Views.joined(views))
 
 
 def linearised(points: np.ndarray, camera: Camera, expression: np.ndarray, face: FaceDetection) -> Views:
@@ -148,34 +165,74 @@ def habits(persons: np.ndarray, weights: np.ndarray, number: int) -> tuple[np.nd
     return kept.reshape(-1, 478, 3) / scale, (left**2).sum(-1).mean(0)
 
 
-def solve(people: list[Views], weights: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The arrays of the file; `weights` say which landmarks matter to the habits, `names` are the expressions'."""
-    every = Views.joined([view for views in people for view in (views, views.mirrored(names))])
+def lacking(
+    shapes: np.ndarray, response: np.ndarray, persons: np.ndarray, weights: np.ndarray, number: int, ridge: float
+) -> np.ndarray:
+    """What a detection lacks of a person's shape: displacement (shape, 478, 3) by standard deviation.
+
+    Ridge regression of the persons' displacements (person, 478, 3) on the principal components of their landmarks under
+    `shapes` (person, shape), of which `response` (shape, 478, 3) is the Jacobian. Every person counts mirrored too.
+    """
+    own, both = np.einsum("ns,spj->npj", shapes, response), np.concatenate([persons, persons[:, MIRROR] * FLIP])
+    scale = np.sqrt(weights + 1e-3)[:, None]
+    own = (np.concatenate([own, own[:, MIRROR] * FLIP]) * scale).reshape(len(both), -1)
+    modes = np.linalg.svd(own, full_matrices=False)[2][:number]
+    along = own @ modes.T
+    normal = along.T @ along
+    normal += ridge * np.trace(normal) / number * np.eye(number)
+    by_mode = np.linalg.solve(normal, along.T @ both.reshape(len(both), -1))
+    return ((response * scale).reshape(len(response), -1) @ modes.T @ by_mode).reshape(response.shape)
+
+
+def centred(errors: LandmarkErrors, people: list[Person], head: OpenHead) -> LandmarkErrors:
+    """The offset moved by how far the people, as the tracker fits them, lie on average from their true shapes."""
+    basis = LandmarkBasis.of(head, errors)
+    fitter = HeadFitter(head, basis=basis)
+    apart = []
+    for person in progress(people, "fitting people"):
+        seen = [fitter.observe(face, person.focal * SIZE_PX, SIZE_PX, SIZE_PX) for face in person.faces]
+        apart.append(fit_person(fitter, seen)[0])
+        apart[-1][: head.n_shape] -= person.shape
+    mean = np.mean(apart, 0)
+    moved = basis.person @ mean
+    print(f"the mean of the fitted shapes is {np.linalg.norm(mean[: head.n_shape]):.2f} standard deviations off")
+    return replace(errors, offset=errors.offset + (moved + moved[MIRROR] * FLIP) / 2)
+
+
+def solve(people: list[Person], head: OpenHead) -> LandmarkErrors:
+    """All the errors, from people of known shape."""
+    names, weights = head.expression_names, head.mediapipe_weights.double().numpy()
+    seen = [person.views for person in people]
+    every = Views.joined([view for views in seen for view in (views, views.mirrored(names))])
     ridge = [[RIDGE * len(every.residual)], [RIDGE_VIEW] * N_VIEW, [RIDGE_EXPRESSION] * len(names)]
     common = regress(every, np.concatenate(ridge))
-    rest = [views.without(np.einsum("vk,kpj->vpj", views.regressors, common)) for views in people]
+    rest = [views.without(np.einsum("vk,kpj->vpj", views.regressors, common)) for views in seen]
     persons = np.stack([displacement(views) for views in rest])
-    modes, left = habits(persons, weights, min(HABITS, len(people) // 2))
     noise = Views.joined([views.without(own) for views, own in zip(rest, persons, strict=True)]).residual
+    print(f"{len(people)} people; median error {_median_mm(seen):.2f} mm, by view and expression", end=" ")
+    print(f"{_median_mm(rest):.2f} mm, less habits {np.median(np.linalg.norm(noise, axis=-1)) * MM_PER_UNIT:.2f} mm")
+
+    shapes = np.stack([person.shape for person in people])
+    response = np.moveaxis(LandmarkBasis.of(head, LandmarkErrors.none(head)).person[..., : head.n_shape], -1, 0)
+    share = lacking(shapes, response, persons, weights, min(SHAPE_MODES, len(people) // 3), SHAPE_RIDGE)
+    other = persons - np.einsum("ns,spj->npj", shapes, share)
+    modes, left = habits(other, weights, min(HABITS, len(people) // 2))
     # 1.44 takes the median of a squared length in the plane to its mean; the image shows two of the three axes.
     variance = np.median((noise**2).sum(-1), 0) * 1.44 + left * 2 / 3
     variance = (variance + variance[MIRROR]) / 2
-    print(f"{len(people)} people; median error {_median_mm(people):.2f} mm, by view and expression", end=" ")
-    print(f"{_median_mm(rest):.2f} mm, less habits {np.median(np.linalg.norm(noise, axis=-1)) * MM_PER_UNIT:.2f} mm")
-    return {
-        "offset": common[0].astype(np.float16),
-        "view": common[1 : 1 + N_VIEW].astype(np.float16),
-        "expression": common[1 + N_VIEW :].astype(np.float16),
-        "habits": modes.astype(np.float16),
-        "weights": np.minimum(1, TRUSTED_UNITS**2 / variance).astype(np.float32),
-    }
+    view, expression = np.split(common[1:], [N_VIEW])
+    trust = np.minimum(1, TRUSTED_UNITS**2 / variance)
+    errors = LandmarkErrors(common[0], view, expression, share, modes, trust)
+    for _ in range(CENTRING_ROUNDS):
+        errors = centred(errors, people, head)
+    return errors
 
 
 def _median_mm(people: list[Views]) -> float:
     return float(np.median(np.linalg.norm(Views.joined(people).residual, axis=-1))) * MM_PER_UNIT
 
 
-def _observed(seeds: range, workers: int) -> Iterator[Views]:
+def _observed(seeds: range, workers: int) -> Iterator[Person]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from progress(pool.map(observe, seeds), "rendering people", total=len(seeds))
 
@@ -183,14 +240,19 @@ def _observed(seeds: range, workers: int) -> Iterator[Views]:
 def main() -> None:
     """Render, detect, solve, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--people", type=int, default=120)
+    parser.add_argument("--people", type=int, default=150)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path(fit.__file__).with_name("landmark_errors.npz"))
     options = parser.parse_args()
     head = OpenHead.load()
     people = list(_observed(range(FIRST_SEED, FIRST_SEED + options.people), options.workers))
-    arrays = solve(people, head.mediapipe_weights.double().numpy(), head.expression_names)
-    with whole_file(options.output) as temporary:
+    write(solve(people, head), head, options.output)
+
+
+def write(errors: LandmarkErrors, head: OpenHead, output: Path) -> None:
+    """The file that `LandmarkErrors.of` reads, in half precision."""
+    arrays = {field.name: getattr(errors, field.name).astype(np.float16) for field in fields(errors)}
+    with whole_file(output) as temporary:
         np.savez_compressed(temporary, head_sha256=np.array(head.sha256), **arrays)
 
 

@@ -85,14 +85,18 @@ class HeadFitter:
 
     A `person` is what all frames share: the head's shape, then the detector's habits, in standard deviations.
 
-    `points` limits the fit to some of the landmarks.
+    `points` limits the fit to some of the landmarks; `basis` defaults to the head's own.
     """
 
     def __init__(
-        self, head: MorphableHead, config: FitConfig | None = None, points: Bool[np.ndarray, " 478"] | None = None
+        self,
+        head: MorphableHead,
+        config: FitConfig | None = None,
+        points: Bool[np.ndarray, " 478"] | None = None,
+        basis: LandmarkBasis | None = None,
     ):
         self.config = config or FitConfig()
-        basis = LandmarkBasis.of(head)
+        basis = basis or LandmarkBasis.of(head)
         self._use = np.flatnonzero(basis.weights > 0 if points is None else points & (basis.weights > 0))
         self._basis = basis.only(self._use)
         self._eye_distance = float(np.linalg.norm(np.subtract(*basis.mean[list(OUTER_EYE_CORNERS)])))

@@ -28,13 +28,15 @@ N_VIEW = 3
 class LandmarkErrors:
     """How the detector errs on a head (`data_prep/landmark_errors.py` measures it): displacements in head space.
 
-    `habits` are the principal components, times their standard deviation, of what stays with a person through all
+    `shape` is what a detection lacks of a person's own shape: the detector draws every face towards the average one.
+    `habits` are the principal components, times their standard deviation, of what else stays with a person through all
     frames; `weights` say how far each landmark can be trusted beyond all this.
     """
 
     offset: Float[np.ndarray, "478 3"]
     view: Float[np.ndarray, "view 478 3"]  # by `view_terms`
     expression: Float[np.ndarray, "expression 478 3"]  # by expression weight
+    shape: Float[np.ndarray, "shape 478 3"]  # by standard deviation of a shape
     habits: Float[np.ndarray, "habit 478 3"]
     weights: Float[np.ndarray, " 478"]  # [0, 1]
 
@@ -43,9 +45,15 @@ class LandmarkErrors:
         """Those that were measured for this head; without a measurement none, and the head's own weights."""
         with np.load(str(files("gpavatar.tracking") / "landmark_errors.npz"), allow_pickle=False) as measured:
             if str(measured["head_sha256"]) == head.sha256:
-                names = ("offset", "view", "expression", "habits", "weights")
+                names = ("offset", "view", "expression", "shape", "habits", "weights")
                 return LandmarkErrors(*(measured[name].astype(np.float64) for name in names))
-        sizes = ((478, 3), (N_VIEW, 478, 3), (head.n_expression, 478, 3), (0, 478, 3))
+        return LandmarkErrors.none(head)
+
+    @staticmethod
+    def none(head: MorphableHead) -> LandmarkErrors:
+        """A detector that errs no more on one landmark than the head says."""
+        columns = (N_VIEW, head.n_expression, head.n_shape, 0)
+        sizes = ((478, 3), *((number, 478, 3) for number in columns))
         return LandmarkErrors(*map(np.zeros, sizes), head.topology.mediapipe_weights.double().numpy())
 
 
@@ -62,9 +70,12 @@ class LandmarkBasis:
     prior: Float[np.ndarray, "person person"]  # precision of a person
 
     @staticmethod
-    def of(head: MorphableHead) -> LandmarkBasis:
-        """Measure the head's response to each parameter, one at a time, and add the detector's errors."""
-        topology, errors = head.topology, LandmarkErrors.of(head)
+    def of(head: MorphableHead, errors: LandmarkErrors | None = None) -> LandmarkBasis:
+        """Measure the head's response to each parameter, one at a time, and add the detector's errors.
+
+        `errors` defaults to those measured for this head.
+        """
+        topology, errors = head.topology, errors or LandmarkErrors.of(head)
 
         def points(**changed) -> np.ndarray:
             batch = (next(iter(changed.values())).shape[0],)
@@ -75,7 +86,7 @@ class LandmarkBasis:
         shape = points(shape=torch.eye(head.n_shape)) - mean
         expression = points(expression=torch.eye(head.n_expression)) - mean + errors.expression
         unmoved = np.zeros((head.n_expression, 478, 3))
-        person = np.concatenate([shape, errors.habits, unmoved])
+        person = np.concatenate([shape + errors.shape, errors.habits, unmoved])
         resting = [RESTING_BUILD if name.startswith(BUILD) else RESTING for name in head.expression_names]
         size = np.zeros(len(person))
         size[: head.n_shape] = _growth(mean, shape)
