@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -27,42 +28,41 @@ import tyro
 from data_prep.find import Terms, find_folder
 from data_prep.footage import Footage, Refused
 from data_prep.manifest import Workplace, output_errors, write_text
-from data_prep.matte import hidden
 from data_prep.parts import each, write_set
+from data_prep.still_checks import (
+    StillLimits,
+    Unusable,
+    check_cover,
+    check_face,
+    check_likeness,
+    found_landmarks,
+    looks_right,
+)
 from data_prep.still_light import StillLight
 from data_prep.still_sources import DrawnSource, Variety, draw_source, drawn_poses
-from gpavatar.avatars.textured_mesh import TexturedMesh, TexturedMeshState
+from gpavatar.avatars.textured_mesh import TexturedMesh
 from gpavatar.config import load_config
 from gpavatar.data.shards import ClipInfo, Encoding, HeadInfo, Sample, pack_clip
 from gpavatar.face.open_head import OpenHead
-from gpavatar.media.align import head_crop
 from gpavatar.media.image import IMAGE_SUFFIXES, read_image, resize_u8, to_u8
 from gpavatar.pretrained.detector import FaceDetector
-from gpavatar.pretrained.matting import Matte
-from gpavatar.tracking.sources import MAX_SIDE_PX, SOURCE_PX, source_frame, yaw_pitch_deg
+from gpavatar.tracking.sources import MAX_SIDE_PX, SOURCE_PX, source_frame
 from gpavatar.tracking.tracker import Tracker
-from gpavatar.types import GpavatarError, InputError, SourceFrame, TrackedFrame
+from gpavatar.types import GpavatarError, InputError, SourceFrame
 
 CAREFUL = Terms()
-EYES = (33, 263)  # MediaPipe's outer eye corners
 
 
 @dataclass(frozen=True)
 class StillsConfig:
-    """How many sources a photo gets, and which photos and sources are good enough."""
+    """How many sources a photo gets, how different they are, and which photos are good enough."""
 
     sources: int = 4
     size_px: int = 256
     seed: int = 0
     variety: Variety = field(default_factory=Variety)
-    min_side: float = 0.75  # side of the square around head and shoulders / `size_px`
-    other_face: float = 0.35  # another face at least so large against the person's: refused
-    max_yaw_deg: float = 35.0
-    max_residual: float = 0.05  # median error of the fitted head's landmarks / distance of the outer eye corners
-    max_hidden: float = 0.35  # share of the face's outline that shows neither skin nor hair
-    max_difference: float = 0.06  # mean over the face between the photo and its avatar in the same pose
-    max_misfit: float = 0.10  # mean distance of drawn and detected landmarks / distance of the outer eye corners
-    min_sources: int = 2  # that pass; fewer refuse the photo
+    limits: StillLimits = field(default_factory=StillLimits)
+    min_right: float = 0.5  # share of the sources that must look right
     encoding: Encoding = field(default_factory=Encoding)
 
     @property
@@ -78,10 +78,6 @@ class StillsReport:
     kept: tuple[str, ...]  # clips in the set
     num_sources: int
     refused: tuple[Refused, ...]
-
-
-class Unusable(InputError):
-    """A photo that is refused, and why."""
 
 
 def command(
@@ -172,11 +168,12 @@ def photo_samples(photo: Footage, config: StillsConfig) -> list[Sample]:
     tools = _Tools.of_process()
     image_u8 = read_image(photo.path, MAX_SIDE_PX)
     tracked = tools.tracker.track_image(image_u8, str(photo.path))
-    _check_face(image_u8, tracked, tools, config)
+    faces, limits = tools.detector.detect(image_u8), config.limits
+    check_face(image_u8, tracked, faces, tools.head, config.size_px, limits)
     frame = source_frame(image_u8, tracked, SOURCE_PX)
-    _check_cover(frame, config)
+    check_cover(frame, limits)
     state = tools.model.encode([frame])
-    _check_likeness(frame, state, tools.model, config)
+    check_likeness(frame, tools.model.render(state, frame.params, frame.camera, SOURCE_PX).image, limits)
 
     rng = photo_rng(photo.name, config.seed)
     poses = drawn_poses(frame, tools.head.expression_names, config.sources, config.variety, rng)
@@ -184,11 +181,12 @@ def photo_samples(photo: Footage, config: StillsConfig) -> list[Sample]:
     drawn = [draw_source(tools.model, state, pose, light, SOURCE_PX) for pose, light in zip(poses, lights, strict=True)]
     samples = [_target(photo, frame, config)]
     for number, source in enumerate(drawn, 1):
-        landmarks_px = _believable(source, tools, config)
-        if landmarks_px is not None:
+        landmarks_px = found_landmarks(source, tools.detector)
+        if landmarks_px is not None and looks_right(source, landmarks_px, tools.head, limits):
             samples.append(_source(photo, number, source, landmarks_px, config))
-    if len(samples) <= config.min_sources:
-        raise Unusable(f"{len(samples) - 1} of {len(drawn)} sources look right, {config.min_sources} asked")
+    right, asked = len(samples) - 1, max(1, math.ceil(config.min_right * len(drawn)))
+    if right < asked:
+        raise Unusable(f"{right} of {len(drawn)} sources look right, {asked} asked")
     return samples
 
 
@@ -210,57 +208,6 @@ class _Tools:
         """Loaded once."""
         head, detector = OpenHead.load(), FaceDetector()
         return _Tools(head, detector, Tracker(head, detector=detector), TexturedMesh(head=head))
-
-
-def _check_face(image_u8: np.ndarray, tracked: TrackedFrame, tools: _Tools, config: StillsConfig) -> None:
-    height_px, width_px = image_u8.shape[:2]
-    sizes = sorted((face.size_px for face in tools.detector.detect(image_u8)), reverse=True)
-    if len(sizes) > 1 and sizes[1] > config.other_face * sizes[0]:
-        raise Unusable(f"a second face, {sizes[1] / sizes[0]:.0%} as large; cut the photo to one person")
-    side_px = head_crop(tracked.landmarks_px).kept_inside(width_px, height_px).side_px
-    if side_px < config.min_side * config.size_px:
-        asked = config.min_side * config.size_px
-        raise Unusable(f"head and shoulders have {side_px:.0f} px, {asked:.0f} asked for {config.size_px}")
-    yaw, _ = yaw_pitch_deg(tracked.camera)
-    if abs(yaw) > config.max_yaw_deg:
-        raise Unusable(f"the head is turned by {abs(yaw):.0f} degrees, {config.max_yaw_deg:.0f} allowed")
-    on_head = tools.head.topology.mediapipe.on(tools.head.verts(tracked.params), tools.head.faces)
-    error = (tracked.camera.project_px(on_head, width_px, height_px) - tracked.landmarks_px).norm(dim=-1).median()
-    error = float(error) / _eyes_px(tracked.landmarks_px)
-    if error > config.max_residual:
-        raise Unusable(
-            f"no head fits it better than {error:.3f} of the eyes' distance, {config.max_residual:g} allowed"
-        )
-
-
-def _check_cover(frame: SourceFrame, config: StillsConfig) -> None:
-    rest = torch.zeros_like(frame.alpha)  # cloth and things held: not looked at
-    layers = Matte(frame.alpha, frame.hair, frame.body, frame.face, clothes=rest, others=rest)
-    share = hidden(layers, frame.landmarks_px)
-    if share > config.max_hidden:
-        raise Unusable(f"{share:.0%} of the face is hidden, {config.max_hidden:.0%} allowed")
-
-
-def _check_likeness(frame: SourceFrame, state: TexturedMeshState, model: TexturedMesh, config: StillsConfig) -> None:
-    drawn = model.render(state, frame.params, frame.camera, SOURCE_PX)
-    difference = float(((drawn.image - frame.image).abs() * frame.face).sum() / (3 * frame.face.sum().clamp_min(1)))
-    if difference > config.max_difference:
-        raise Unusable(f"its avatar differs from it by {difference:.3f}, {config.max_difference:g} allowed")
-
-
-def _believable(source: DrawnSource, tools: _Tools, config: StillsConfig) -> torch.Tensor | None:
-    """The landmarks that the detector finds in a source, if they are where they were drawn."""
-    found = tools.detector.detect(to_u8(source.picture.image))
-    if not found:
-        return None
-    drawn = tools.head.topology.mediapipe.on(source.verts, tools.head.faces)
-    drawn_px = source.pose.camera.project_px(drawn, SOURCE_PX, SOURCE_PX)
-    misfit = float((found[0].landmarks_px - drawn_px).norm(dim=-1).mean()) / _eyes_px(drawn_px)
-    return found[0].landmarks_px if misfit <= config.max_misfit else None
-
-
-def _eyes_px(landmarks_px: torch.Tensor) -> float:
-    return max(float((landmarks_px[EYES[0]] - landmarks_px[EYES[1]]).norm()), 1.0)
 
 
 def _target(photo: Footage, frame: SourceFrame, config: StillsConfig) -> Sample:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from data_prep import stills as module
 from data_prep.footage import Footage
+from data_prep.still_checks import StillLimits, Unusable, check_cover, check_likeness, looks_right
 from data_prep.still_light import StillLight, relit
-from data_prep.still_sources import JAW_LIMIT, Variety, drawn_poses
+from data_prep.still_sources import JAW_LIMIT, DrawnSource, Variety, drawn_poses
 from data_prep.stills import StillsConfig, photo_rng, stills
 from gpavatar.camera import Camera
 from gpavatar.config import run_program
@@ -22,8 +23,9 @@ from gpavatar.data.shards import ShardSet
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.image import read_image, resize_u8, write_image
 from gpavatar.pretrained.detector import FaceDetector
+from gpavatar.retarget import Pose
 from gpavatar.tracking.sources import yaw_pitch_deg
-from gpavatar.types import ARKIT_NAMES, HeadParams, InputError, SourceFrame
+from gpavatar.types import ARKIT_NAMES, HeadParams, InputError, RenderOutput, SourceFrame
 
 CONFIG = StillsConfig(sources=3, size_px=128)
 
@@ -66,7 +68,7 @@ def test_the_photo_is_the_target_untouched(made, photo):
     shards = ShardSet.open(made, verify=True)
     samples = {sample.role: sample for sample in shards.samples()}
     assert [sample.role for sample in shards.samples()] == ["target", *["source"] * (shards.index.num_frames - 1)]
-    assert shards.index.num_frames >= 1 + CONFIG.min_sources
+    assert shards.index.num_frames >= 1 + 2
     target, source = samples["target"], samples["source"]
     (clip,) = shards.index.clips
     assert (clip.kind, clip.tier, clip.licence, clip.identity) == ("still", "open", "public domain", "portrait")
@@ -169,6 +171,25 @@ def portrait(head: OpenHead, yaw_deg: float = 0.0, lips_px: float = 0.0) -> Sour
     empty = torch.zeros(1, 64, 64)
     params = HeadParams.neutral(head.n_shape, head.n_expression)
     return SourceFrame(torch.zeros(3, 64, 64), empty, empty, empty, empty, params, camera, landmarks_px)
+
+
+def test_checks_have_both_answers(head):
+    """A covered face, an avatar unlike the photo, a source drawn elsewhere: refused; without the fault: not."""
+    limits, frame = StillLimits(), portrait(head)
+    whole = replace(frame, image=torch.full((3, 64, 64), 0.5), alpha=torch.ones(1, 64, 64), face=torch.ones(1, 64, 64))
+    check_cover(whole, limits)
+    half = whole.face.clone()
+    half[:, : int(frame.landmarks_px[4, 1])] = 0  # all above the tip of the nose
+    with pytest.raises(Unusable, match="of the face is hidden, 35% allowed"):
+        check_cover(replace(whole, face=half), limits)
+    check_likeness(whole, whole.image + 0.05, limits)
+    with pytest.raises(Unusable, match=r"differs from it by 0\.070, 0\.06 allowed"):
+        check_likeness(whole, whole.image - 0.07, limits)
+    source = DrawnSource(Pose(frame.params, frame.camera), RenderOutput(whole.image, whole.alpha), head.mean)
+    on_head = frame.camera.project_px(head.topology.mediapipe.on(head.mean, head.faces), 64, 64)
+    eyes_px = (on_head[33] - on_head[263]).norm()
+    assert looks_right(source, on_head + torch.tensor([0.09 * eyes_px, 0.0]), head, limits)
+    assert not looks_right(source, on_head + torch.tensor([0.11 * eyes_px, 0.0]), head, limits)
 
 
 @pytest.mark.parametrize("own", [-30.0, 0.0, 30.0])
