@@ -43,7 +43,8 @@ def unpack(archive: Path, folder: Path) -> None:
         _unpack_into(archive, work)
         work.replace(folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{archive}: damaged or not an archive ({error}); copy or download it again") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{archive}: damaged or not an archive ({said}); copy or download it again") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -44,7 +44,7 @@ LITE_ENCODING = Encoding("webp", 82, "jpeg", 85)
 LITE_CLIPS = PrepConfig(size_px=256, filters=CHOSEN, choose=ChooseConfig(frames=8, even=2), encoding=LITE_ENCODING)
 LITE_STILLS = StillsConfig(sources=2, size_px=256, encoding=LITE_ENCODING)
 LITE_SYNTHETIC = replace(SYNTHETIC_TRAIN, people=44, instants=6, views=2, encoding=LITE_ENCODING)
-LITE_PHOTOS = 180
+LITE_PHOTOS = 120
 
 
 @dataclass(frozen=True)

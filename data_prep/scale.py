@@ -74,12 +74,8 @@ def _connect(cluster: Cluster) -> None:
 
     packages = [str(Path(package.__file__).parent) for package in (data_prep, gpavatar)]
     if cluster.address not in ("auto", "local"):
-        try:
-            ray.init(cluster.address, runtime_env={"py_modules": packages}, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"--ray {cluster.address}: cannot be reached ({error}); start it with ray start"
-            ) from error
+        _check_reachable(cluster.address)
+        ray.init(cluster.address, runtime_env={"py_modules": packages}, log_to_driver=False)
         return
     if cluster.address == "auto":
         try:
@@ -102,8 +98,10 @@ def _check_reachable(address: str) -> None:
     """Ray itself would try for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     try:
+        if not place.hostname or not place.port:
+            raise ValueError("not HOST:PORT")
         socket.create_connection((place.hostname, place.port), timeout=REACHED_S).close()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"--ray {address}: cannot be reached ({error}); give auto or HOST:PORT of ray start"
         ) from error

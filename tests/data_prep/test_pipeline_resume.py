@@ -68,7 +68,7 @@ def test_killed_after_any_number_of_files(two_clips, tmp_path, monkeypatch, undi
 
 
 def test_a_real_kill(two_clips, tmp_path, undisturbed) -> None:
-    """The small version of benchmarks/data_prep.py, which does it twenty times."""
+    """The small version of benchmarks/data_pipeline.py, which does it twenty times."""
     out = tmp_path / "set"
     code = (
         "from pathlib import Path; from data_prep.find import find_folder; from data_prep.run import run\n"

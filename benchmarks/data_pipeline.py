@@ -1,0 +1,231 @@
+"""How fast is the data pipeline, does a second worker help, and does it survive being killed?
+
+    python -m benchmarks.data_pipeline --only speed     # one process, one Ray worker, two Ray workers, at 512 px
+    python -m benchmarks.data_pipeline --only kill      # SIGKILL at random moments, twenty times, the bytes compared
+
+Either writes what it measured into benchmarks/results/data_prep.json and .md and leaves the other's figures there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_prep.find import find_folder
+from data_prep.run import run
+from data_prep.scale import Cluster
+from data_prep.settings import ChooseConfig, PrepConfig
+from gpavatar.assets import fetch
+from gpavatar.config import run_program
+from gpavatar.media.align import resample_u8
+from gpavatar.media.video import open_video
+from gpavatar.media.writer import VideoWriter
+from gpavatar.reenact import code_version
+from gpavatar.types import InputError
+
+RESULTS = Path(__file__).parent / "results"
+TARGET_FPS, TARGET_GAIN, TARGET_KILLS = 15.0, 1.5, 20
+SHARES = (0.0, 0.25, 0.5, 0.75)  # of the demo clip at which the clips of the measurement begin
+CLIP_FRAMES = 236
+KILL_CONFIG = PrepConfig(size_px=128, matte_px=128, choose=ChooseConfig(frames=6))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One way of running."""
+
+    workers: str
+    frames: int
+    wall_s: float
+    cpu_s: float
+    load: float  # of the machine while it ran
+
+    @property
+    def fps(self) -> float:
+        """Input frames per second by the clock."""
+        return self.frames / self.wall_s
+
+    @property
+    def bound(self) -> float:
+        """What two cores of its own could give at most."""
+        return 2 * self.frames / self.cpu_s
+
+
+@dataclass(frozen=True)
+class Kills:
+    """What came of killing."""
+
+    kills: int
+    sets: int  # made of the runs that were killed
+    identical: int  # of them, to the byte, with one that was left alone
+    done_twice: int  # clips that were made again although they were whole
+    lost: int  # clips that are missing
+
+
+def main(only: tuple[Literal["speed", "kill"], ...] = ("speed", "kill"), workers: tuple[int, ...] = (0, 1, 2)) -> None:
+    """Measure; `workers` 0 is this process alone."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "data_prep.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        if "speed" in only:
+            clips(Path(folder) / "fast" / "in")
+            done = {row["workers"]: row for row in report.get("speed", [])}
+            done |= {row["workers"]: row for row in (asdict(speed(Path(folder) / "fast", count)) for count in workers)}
+            report["speed"] = [done[name] for name in sorted(done)]
+        if "kill" in only:
+            clips(Path(folder) / "killed" / "in", frames=40, side_px=160)
+            report["kill"] = asdict(kill(Path(folder) / "killed"))
+    report |= {"commit": code_version(), "machine": f"{os.cpu_count()} cores, {_cpu_name()}"}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    text = _page(report)
+    (RESULTS / "data_prep.md").write_text(text)
+    print(text)
+
+
+def clips(folder: Path, frames: int = CLIP_FRAMES, side_px: int = 512) -> None:
+    """Square clips of the demo's person, from several places of the demo clip."""
+    folder.mkdir(parents=True)
+    source = list(open_video(fetch("pexels_clip")))
+    for number, share in enumerate(SHARES):
+        start = round(share * (len(source) - frames))
+        with VideoWriter(folder / f"clip{number}.mp4", side_px, side_px, fps=25.0) as writer:
+            for frame in source[start : start + frames]:
+                height, width = frame.image_u8.shape[:2]
+                writer.write(resample_u8(frame.image_u8, width - height, 0, width, height, side_px, side_px))
+
+
+def speed(folder: Path, workers: int) -> Speed:
+    """The whole pipeline at 512 px with the default settings, loading of models and start of workers included."""
+    out = folder / f"out{workers}"
+    before, began = _cpu_s(), time.perf_counter()
+    cluster = Cluster("local", workers) if workers else None
+    outcome = run(find_folder(folder / "in", out / "work" / "unpacked"), out, PrepConfig(), cluster)
+    wall_s, cpu_s = time.perf_counter() - began, _cpu_s() - before
+    if len(outcome.kept) != len(SHARES):
+        raise InputError(f"only {len(outcome.kept)} clips were kept: {[clip.why for clip in outcome.clips]}")
+    frames = sum(source.frames for source in outcome.sources)
+    name = f"{workers} Ray" if workers else "in process"
+    return Speed(name, frames, round(wall_s, 2), round(cpu_s, 2), round(os.getloadavg()[0], 1))
+
+
+def kill(folder: Path, kills: int = TARGET_KILLS) -> Kills:
+    """Start the pipeline, kill it a random while after it began to work, begin again, until it has been killed enough.
+
+    Every set that comes to its end is compared with one whose run was left alone.
+    """
+    rng = random.Random(0)
+    began = time.perf_counter()
+    run(find_folder(folder / "in", folder / "whole" / "work" / "unpacked"), folder / "whole", KILL_CONFIG)
+    longest_s = time.perf_counter() - began
+    expected = _digests(folder / "whole")
+    done = sets = identical = twice = lost = 0
+    while done < kills or sets == 0:
+        out, whole = folder / f"set{sets}", {}
+        finished = False
+        while not finished:
+            killed = _killed_run(folder / "in", out, rng.uniform(0, longest_s) if done < kills else None)
+            now = {path.name: path.stat().st_mtime_ns for path in (out / "work" / "clips").glob("*.safetensors")}
+            twice += sum(now.get(name) != stamp for name, stamp in whole.items())
+            whole, done, finished = now, done + killed, not killed
+            print(f"{done} kills, {sets} sets", file=sys.stderr)
+        found = _digests(out)
+        sets, identical, lost = sets + 1, identical + (found == expected), lost + len(expected.keys() - found.keys())
+    return Kills(done, sets, identical, twice, lost)
+
+
+def _killed_run(source: Path, out: Path, after_s: float | None) -> bool:
+    """Whether it was killed before it came to its end. None: leave it alone."""
+    program = (
+        "import sys; from pathlib import Path; from benchmarks.data_pipeline import KILL_CONFIG, find_folder, run\n"
+        "out = Path(sys.argv[2]); run(find_folder(Path(sys.argv[1]), out / 'work' / 'unpacked'), out, KILL_CONFIG)"
+    )
+    claim = out / "work" / "lock"
+    before = claim.stat().st_mtime_ns if claim.exists() else 0
+    command = [sys.executable, "-c", program, str(source), str(out)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL) as process:
+        if after_s is None:
+            return process.wait() != 0
+        stamp = out / "work" / "config.sha256"
+        while process.poll() is None and (stamp.stat().st_mtime_ns if stamp.exists() else 0) <= before:
+            time.sleep(0.005)
+        try:
+            process.wait(timeout=after_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        return process.wait() != 0
+
+
+def _digests(out: Path) -> dict[str, str]:
+    """Of all that a run leaves, the report with its name of the folder aside."""
+    files = [path for path in _files(out) if path.name not in ("lock", "report.html")]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _cpu_s() -> float:
+    """Of this process and of all that it started and waited for."""
+    times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in times)
+
+
+def _page(report: dict) -> str:
+    lines = ["# The data pipeline", "", f"Machine: {report['machine']}; commit {report['commit']}.", ""]
+    if "speed" in report:
+        rows = [Speed(**row) for row in report["speed"]]
+        lines += [
+            f"## Speed at 512 px (aims: {TARGET_FPS:g} input frames/s on two cores, {TARGET_GAIN:g} times from one "
+            "worker to two)",
+            "",
+            f"{len(SHARES)} clips of {CLIP_FRAMES} frames, 30 kept of each, loading of models and start of workers "
+            "included. Bound: 2 frames / CPU second,",
+            "what two cores of its own could give; load: of the machine, with other work on it, when the row ended.",
+            "",
+            "| workers | frames | wall s | CPU s | frames/s | bound | load |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row.workers} | {row.frames} | {row.wall_s:.1f} | {row.cpu_s:.1f} | {row.fps:.1f} | {row.bound:.1f} | "
+            f"{row.load:g} |"
+            for row in rows
+        ]
+        wall = {row.workers: row.wall_s for row in rows}
+        if {"1 Ray", "2 Ray"} <= wall.keys():
+            lines += ["", f"From one Ray worker to two: {wall['1 Ray'] / wall['2 Ray']:.2f} times as fast."]
+        lines.append("")
+    if "kill" in report:
+        kills = Kills(**report["kill"])
+        lines += [
+            f"## Killed (aim: {TARGET_KILLS} times, the same bytes)",
+            "",
+            f"SIGKILL at {kills.kills} random moments while {kills.sets} sets were made: {kills.identical} of them are "
+            f"identical to the byte with one whose run was",
+            f"left alone (shards, index, manifest, all intermediate files); {kills.done_twice} clips done twice, "
+            f"{kills.lost} lost.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
