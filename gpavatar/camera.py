@@ -36,6 +36,18 @@ class Camera:
         """From the rigid transform head space -> camera."""
         return Camera(invert_rigid(w2c), intrinsics)
 
+    @staticmethod
+    def from_pytorch3d(transform: Float[Tensor, "*batch 3 4"], focal: float) -> Camera:
+        """From PyTorch3D's [R | T] of a square picture: x_view = x R + T for row vectors, +x left, +y up, +z into the
+        scene, focal length in half image sizes. GPAvatar's `transform_matrix`."""
+        rotation, translation = transform[..., :3], transform[..., 3:]
+        c2w = torch.zeros(*transform.shape[:-2], 4, 4, dtype=transform.dtype, device=transform.device)
+        c2w[..., :3, :3] = rotation * transform.new_tensor([-1.0, -1.0, 1.0])
+        c2w[..., :3, 3:] = -rotation @ translation
+        c2w[..., 3, 3] = 1.0
+        intrinsics = transform.new_tensor([focal / 2, focal / 2, 0.5, 0.5])
+        return Camera(c2w, intrinsics.expand(*transform.shape[:-2], 4))
+
     @property
     def w2c(self) -> Float[Tensor, "*batch 4 4"]:
         """Head space -> camera coordinates."""

@@ -1,0 +1,146 @@
+"""Layers of StyleGAN2 (Karras et al. 2020) with bilinear resampling, as GFPGAN's decoder uses them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as functional
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of every leaky ReLU
+
+
+def leaky(x: Tensor) -> Tensor:
+    """x where positive, else 0.2 x."""
+    return functional.leaky_relu(x, SLOPE)
+
+
+def resized(
+    x: Float[Tensor, "batch channel height width"], factor: float
+) -> Float[Tensor, "batch channel height2 width2"]:
+    """Bilinear; by ½ this is the mean of 2 × 2 pixels."""
+    return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def to_colour(raw: Tensor, widened: bool) -> Tensor:
+    """Any number -> a colour in (0, 1); `widened`: in (−0.001, 1.001), so that black and white can be reached."""
+    colour = raw.sigmoid()
+    return colour * 1.002 - 0.001 if widened else colour
+
+
+class StyleMlp(nn.Module):
+    """A code of length √n -> the style that all layers share: w = MLP(z / rms(z))."""
+
+    def __init__(self, dim: int, depth: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(depth))
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE, nonlinearity="leaky_relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, code: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Any code; only its direction matters."""
+        style = code * torch.rsqrt(code.square().mean(1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            style = leaky(layer(style))
+        return style
+
+
+class ModulatedConv(nn.Module):
+    """A convolution whose input channels the style scales: y_o = d_o Σ_i k_oi * (s_i x_i), s = A w + b.
+
+    Demodulation d_o = 1 / √(Σ_i,taps (k_oi s_i)²) brings every output to unit variance, or is 1. Scaling input and
+    output instead of the kernel is the same and needs no kernel per batch entry; `literal_modulated_conv` is the twin.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, kernel: int, style_dim: int, demodulate: bool = True):
+        super().__init__()
+        self.modulation = nn.Linear(style_dim, in_dim)
+        nn.init.kaiming_normal_(self.modulation.weight, nonlinearity="linear")
+        nn.init.ones_(self.modulation.bias)
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim, kernel, kernel) / math.sqrt(in_dim * kernel**2))
+        self.demodulate = demodulate
+
+    def forward(
+        self, x: Float[Tensor, "batch in height width"], style: Float[Tensor, "batch style"]
+    ) -> Float[Tensor, "batch out height width"]:
+        """The size stays."""
+        scale = self.modulation(style)
+        x = functional.conv2d(x * scale[..., None, None], self.weight, padding=self.weight.shape[-1] // 2)
+        if not self.demodulate:
+            return x
+        power = scale.float().square() @ self.weight.float().square().sum((2, 3)).T
+        return x * torch.rsqrt(power + 1e-8).to(x.dtype)[..., None, None]
+
+
+def literal_modulated_conv(
+    conv: ModulatedConv, x: Float[Tensor, "batch in height width"], style: Float[Tensor, "batch style"]
+) -> Float[Tensor, "batch out height width"]:
+    """The slow twin of `ModulatedConv`: one modulated and demodulated kernel per batch entry."""
+    kernels = conv.weight * conv.modulation(style)[:, None, :, None, None]
+    if conv.demodulate:
+        kernels = kernels / (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    padding = conv.weight.shape[-1] // 2
+    return torch.cat(
+        [functional.conv2d(one[None], kernel, padding=padding) for one, kernel in zip(x, kernels, strict=True)]
+    )
+
+
+class StyleConv(nn.Module):
+    """Upsampling if asked, modulated convolution, noise, bias, leaky ReLU."""
+
+    def __init__(self, in_dim: int, out_dim: int, style_dim: int, upsample: bool = False):
+        super().__init__()
+        self.conv = ModulatedConv(in_dim, out_dim, 3, style_dim)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        self.upsample = upsample
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch in height width"],
+        style: Float[Tensor, "batch style"],
+        noise: Float[Tensor, "#batch 1 height2 width2"],
+    ) -> Float[Tensor, "batch out height2 width2"]:
+        """`noise` has the size of the output."""
+        x = self.conv(resized(x, 2.0) if self.upsample else x, style) * math.sqrt(2)
+        return leaky(x + self.noise_strength * noise + self.bias[:, None, None])
+
+
+class ToOutput(nn.Module):
+    """One level's share of the output image: a modulated 1 × 1 convolution on top of the coarser levels' sum."""
+
+    def __init__(self, in_dim: int, out_dim: int, style_dim: int):
+        super().__init__()
+        self.conv = ModulatedConv(in_dim, out_dim, 1, style_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch in height width"],
+        style: Float[Tensor, "batch style"],
+        coarser: Float[Tensor, "batch out height2 width2"] | None = None,
+    ) -> Float[Tensor, "batch out height width"]:
+        """`coarser` is the sum so far, at half the size."""
+        own = self.conv(x, style) + self.bias[:, None, None]
+        return own if coarser is None else own + resized(coarser, 2.0)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with a change of size between them, and a 1 × 1 skip; `factor` ½ or 2."""
+
+    def __init__(self, in_dim: int, out_dim: int, factor: float):
+        super().__init__()
+        self.first = nn.Conv2d(in_dim, in_dim, 3, padding=1)
+        self.second = nn.Conv2d(in_dim, out_dim, 3, padding=1)
+        self.skip = nn.Conv2d(in_dim, out_dim, 1, bias=False)
+        self.factor = factor
+
+    def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out height2 width2"]:
+        """Half or twice the size."""
+        inner = leaky(self.second(resized(leaky(self.first(x)), self.factor)))
+        # The 1 × 1 convolution and the resampling commute: the former at the smaller of the two sizes.
+        skip = resized(self.skip(x), self.factor) if self.factor > 1 else self.skip(resized(x, self.factor))
+        return inner + skip
