@@ -90,7 +90,7 @@ def change_colours(
     def per_example(values: Tensor) -> Tensor:
         return values.view(len(image), *[1] * (image.ndim - 4), -1, 1, 1)
 
-    weights = image.new_tensor(GREY).view(3, 1, 1)
+    weights = _constant(GREY, image.device).view(3, 1, 1)
     grey = (image * weights).sum(-3, keepdim=True)
     contrast, saturation = per_example(contrast), per_example(saturation)
     # one pass over the pixels: x is only scaled and shifted by a multiple of its grey and of the mean
@@ -110,7 +110,7 @@ def mirror_some(views: Views, head: HeadMirror, mirrored: Bool[Tensor, " batch"]
 def mirror(views: Views, head: HeadMirror) -> Views:
     """The mirrored person, seen in a mirror: picture, head and camera by the equations at the head of this file."""
     width = views.image.shape[-1]
-    landmarks_px = views.landmarks_px.index_select(-2, _landmark_order(views.landmarks_px.device))
+    landmarks_px = views.landmarks_px[..., _constant(MEDIAPIPE_MIRROR, views.landmarks_px.device), :]
     return Views(
         views.image.flip(-1),
         views.alpha.flip(-1),
@@ -122,7 +122,7 @@ def mirror(views: Views, head: HeadMirror) -> Views:
 
 def mirror_params(params: HeadParams, head: HeadMirror) -> HeadParams:
     """The parameters whose vertices are the mirror image of those of `params`."""
-    turn = params.jaw_pose.new_tensor([1.0, -1.0, -1.0])  # the axis of X R X
+    turn = _constant((1.0, -1.0, -1.0), params.jaw_pose.device)  # of the axis, by X R X
     return HeadParams(
         params.shape * head.shape_signs,
         params.expression[..., head.expression_order],
@@ -134,7 +134,7 @@ def mirror_params(params: HeadParams, head: HeadMirror) -> HeadParams:
 
 def mirror_camera(camera: Camera) -> Camera:
     """The camera that sees the mirror image of the scene as the mirror image of the picture."""
-    signs = camera.c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])
+    signs = _constant((-1.0, 1.0, 1.0, 1.0), camera.c2w.device)
     fx, fy, cx, cy = camera.intrinsics.unbind(-1)
     return Camera(camera.c2w * signs * signs[:, None], torch.stack([fx, fy, 1 - cx, cy], -1))
 
@@ -150,5 +150,6 @@ def _open_head_mirror() -> tuple[str, HeadMirror]:
 
 
 @cache
-def _landmark_order(device: torch.device) -> Int64[Tensor, " 478"]:
-    return torch.tensor(MEDIAPIPE_MIRROR, device=device)  # once: a copy to a GPU would wait for it
+def _constant(values: tuple[float | int, ...], device: torch.device) -> Tensor:
+    """Made once: every copy to a GPU would wait for it."""
+    return torch.tensor(values, device=device)

@@ -163,9 +163,7 @@ def draw_pairs(
     A clip with fewer than `num_sources` different sources gives some of them twice. Sources come first out of a uniform
     order of the frames; the target wins the race arg max p / e, e exponential. `generator` is on the frames' device.
     """
-    # To look up the longest clip drawn would be to wait for a GPU.
-    longest = frames.max_count if clip.is_cuda else int(frames.count[clip].max())
-    slots = torch.arange(longest, device=clip.device)
+    slots = torch.arange(frames.max_count, device=clip.device)
     there = slots < frames.count[clip, None]
     rows = torch.where(there, frames.first[clip, None] + slots, frames.first[clip, None])
     may_source, may_target = frames.is_source[rows] & there, frames.is_target[rows] & there

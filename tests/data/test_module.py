@@ -13,6 +13,7 @@ from generated_set import HEAD, LOSSLESS, SIZE, make_sample, make_set
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.config import load_config
@@ -111,6 +112,37 @@ def test_resident_sampling_has_the_law_of_streaming(directory, device):
         pairs = draw_pairs(there, clips, 1, SamplingConfig(), seeded(place, numbers))
         counts.append(torch.bincount((pairs.source[:, 0] - 6) * 3 + pairs.target - 6, minlength=9).cpu() / 8000)
     assert (counts[0] - counts[1]).abs().max() < 5 * (2 * 0.17 * 0.83 / 8000) ** 0.5
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses every operation for which a GPU would have to be waited for."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "lift_fresh", "_unique2", "repeat_interleave")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.WAITS, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_resident_batch_asks_nothing_of_the_device(directory):
+    """On the CPU: no value is looked at, and nothing is made from Python numbers, once the first batch is drawn."""
+    sets, config = [ShardSet.open(directory)], SamplingConfig()
+    frames = pair_frames(sets, [1.0], "train")
+    source = ResidentFrames.decode(sets, frames, "cpu")
+    generator, clips = seeded("cpu", 0), torch.tensor([0, 1, 2])
+
+    def batch() -> None:
+        pairs = draw_pairs(frames, clips, 2, config, generator)
+        views, target = source.load(pairs.source).to_views(), source.load(pairs.target).to_views()
+        augment(Batch(views, target, pairs, 0, 0), AugmentConfig(), HeadMirror.of(HEAD), generator)
+
+    batch()
+    with NoWait():
+        batch()
+    with pytest.raises(AssertionError), NoWait():
+        int(clips.max())
+    with pytest.raises(AssertionError), NoWait():
+        clips.new_tensor([1, 2])
 
 
 @pytest.mark.gpu
