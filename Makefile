@@ -54,7 +54,7 @@ eval: $(if $(wildcard gpavatar/eval.py),$(VENV)/installed-dev$(comma)eval$(comma
 data: $(if $(wildcard data_prep/__main__.py),$(VENV)/installed-dev$(comma)prep)  ## raw video to training shards: make data ARGS="..."
 	$(call program,data_prep/__main__.py,data_prep)
 
-bench: $(STAMP)  ## run every benchmark; results land in benchmarks/results/
+bench: $(VENV)/installed-dev$(comma)train$(comma)prep  ## run every benchmark; results land in benchmarks/results/
 	@for program in benchmarks/*.py; do
 	  echo "== $$program"
 	  $(PYTHON) $$program

@@ -195,6 +195,11 @@ def parse_index(data: bytes, where: str) -> ShardIndex:
     return index
 
 
+def max_table_bytes(index: ShardIndex) -> int:
+    """More than `frames.safetensors` can be long: what may be read of a stream that does not end."""
+    return index.num_frames * (128 + 2 * index.head.n_expression) + (1 << 16)
+
+
 def with_weights(clips: list[ClipInfo]) -> list[ClipInfo]:
     """Each clip weighs 1 / (number of clips of its identity)."""
     clips_of = Counter(clip.identity for clip in clips)

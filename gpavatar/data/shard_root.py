@@ -24,7 +24,7 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from gpavatar.assets import cache_dir
-from gpavatar.media.files import whole_file
+from gpavatar.media.files import cannot_write, whole_file
 from gpavatar.types import InputError
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+")  # no path, no dots in a row, nothing hidden
@@ -107,8 +107,12 @@ def local_copy(root: str | Path, name: str, sha256: str) -> Path:
     if is_local(root):
         return Path(root) / name
     path = cache_dir() / "shards" / sha256 / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / "lock").open("w") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = (path.parent / "lock").open("w")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             with open_file(root, name) as stream, whole_file(path) as temporary, temporary.open("wb") as file:

@@ -39,6 +39,7 @@ from gpavatar.data.shard_index import (
     ShardIndex,
     ShardInfo,
     check_identities,
+    max_table_bytes,
     parse_index,
     with_weights,
     write_index,
@@ -218,7 +219,7 @@ class ShardSet:
     def table(self) -> FrameTable:
         """One row per frame: where it lies and how the head stands; its sha256 is checked."""
         with open_file(self.root, TABLE_FILE) as stream:
-            data = stream.read()
+            data = stream.read(max_table_bytes(self.index))
         if hashlib.sha256(data).hexdigest() != self.index.table_sha256:
             raise InputError(f"{self.root}: {TABLE_FILE} is not the file that the index means; copy or make it again")
         return FrameTable.from_bytes(data, self.index, f"{self.root}: {TABLE_FILE}")

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,6 +243,25 @@ def test_lightning_resumes_with_the_very_next_batch(directory, tmp_path):
         checkpoint = str(tmp_path / "whole" / f"step={stop}.ckpt")
         resumed = fit(directory, tmp_path / f"again-{stop}-{workers}", -1, checkpoint, num_workers=workers)
         assert resumed.seen == whole.seen[stop:]
+
+
+def test_ranks_of_a_trainer_share_the_set(directory):
+    """Together the two ranks see what one alone sees with the same seed, and nothing twice."""
+
+    def batches(rank: int, world_size: int) -> tuple[list, list]:
+        module = ShardDataModule(data_config(directory, examples_per_epoch=13))
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
+        loaders = module.train_dataloader(), module.val_dataloader()
+        assert module.state_dict()["examples"] == 0
+        return tuple([batch.pairs.clip.tolist() for batch in loader] for loader in loaders)
+
+    alone, ranks = batches(0, 1), [batches(rank, 2) for rank in range(2)]
+    for train, expected in ((0, 6), (1, 2)):
+        parts = [part[train] for part in ranks]
+        together = [parts[step % 2][step // 2] for step in range(sum(map(len, parts)))]
+        assert together == alone[train][: len(together)] and len(together) == expected
+    assert [len(part[0]) for part in ranks] == [3, 3]  # 13 examples are 6 batches of 2
 
 
 def test_sets_are_mixed_by_weight_and_labelled(directory, other):
