@@ -25,7 +25,8 @@ from gpavatar.data.synthetic_motion import random_camera, random_motion
 from gpavatar.data.synthetic_person import JAW_OPEN_AT, SyntheticPerson
 from gpavatar.data.synthetic_shading import ShadowMap, Surface, shade, shadow_frame
 from gpavatar.data.synthetic_strands import (
-    draw_strands,
+    blend_strands,
+    cover_strands,
     hair_transmittance,
     project_strands,
     shade_strands,
@@ -147,30 +148,34 @@ class _Drawing:
         """Hair of the head, shaded by its own volume."""
         person, hair = self.person, self.person.hair
         screen = project_strands(hair.points, self.camera, self.size)
-        seen = visible_strands(screen, self.depth)
-        points = hair.points[seen]
-        lit = strand_transmittance(person.volume, points, self.light[0], seen)
-        sky = 0.25 + 0.75 * person.hair_sky[seen]
-        self._draw(points, screen[seen], hair.width[seen], hair.shade[seen], lit, sky, 0.9, 1.0, seen)
+        near = visible_strands(screen, self.depth)
+        screen = screen[near]
+        cover = cover_strands(screen, self._width_px(hair.width[near], screen), near, self.depth)
+        strands = cover.strands()
+        ids = near[strands]
+        points = hair.points[ids]
+        lit = strand_transmittance(person.volume, points, self.light[0], ids)
+        sky = 0.25 + 0.75 * person.hair_sky[ids]
+        cover.paint(strands, self._shaded(points, hair.shade[ids], lit, sky, 0.9, ids), self.picture)
 
     def _strands(self, points: np.ndarray, width: np.ndarray, brightness: float) -> None:
         """Hairs on the skin, half transparent, lit as evenly as skin is."""
-        points = np.ascontiguousarray(points, np.float32)
+        points, ids = np.ascontiguousarray(points, np.float32), np.arange(len(points))
         screen = project_strands(points, self.camera, self.size)
         screen[..., 2] -= LIFT
         even = np.full(points.shape[:2], 0.7, np.float32)
-        shade = np.full(len(points), brightness, np.float32)
-        self._draw(points, screen, width, shade, even, even, 0.1, 0.5, np.arange(len(points)))
+        shaded = self._shaded(points, np.full(len(points), brightness, np.float32), even, even, 0.1, ids)
+        blend_strands(screen, shaded, self._width_px(width, screen), 0.5, ids, self.picture, self.depth)
 
-    def _draw(
-        self, points: np.ndarray, screen: np.ndarray, width: np.ndarray, shade: np.ndarray,
-        lit: np.ndarray, sky: np.ndarray, gloss: float, opacity: float, ids: np.ndarray,
-    ) -> None:  # fmt: skip
+    def _shaded(
+        self, points: np.ndarray, shade: np.ndarray, lit: np.ndarray, sky: np.ndarray, gloss: float, ids: np.ndarray
+    ) -> np.ndarray:
         colours = (shade[:, None] * self.person.looks.complexion.hair_colour).astype(np.float32)
-        shaded = shade_strands(points, colours, lit, sky.astype(np.float32), self.light, self.eye, gloss, ids)
+        return shade_strands(points, colours, lit, sky.astype(np.float32), self.light, self.eye, gloss, ids)
+
+    def _width_px(self, width: np.ndarray, screen: np.ndarray) -> np.ndarray:
         focal = float(self.camera.intrinsics[0]) * self.size
-        width_px = (width * focal / screen[:, 0, 2].clip(0.1)).astype(np.float32)
-        draw_strands(screen, shaded, width_px, opacity, ids, self.picture, self.depth)
+        return (width * focal / screen[:, 0, 2].clip(0.1)).astype(np.float32)
 
     def finish(self) -> SyntheticFrame:
         """Tone curve, then the mean over each pixel's samples."""

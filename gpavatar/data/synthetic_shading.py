@@ -122,7 +122,7 @@ def _ggx(n_l, n_v, n_h, v_h, roughness, strength):
     return d * g * (f0 + (min(1.0, strength) - f0) * (1 - v_h) ** 5) * n_l
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 @no_type_check
 def _shade_band(
     first_row, end_row, first_face, face_ids, bary, verts, faces, uv, uv_faces, normals, openness, texture,

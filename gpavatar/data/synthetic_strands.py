@@ -1,12 +1,13 @@
 """Strands of hair: the light that reaches them through the hair around, their gloss, and how they become pixels.
 
-Colours are linear. The steps work on those strands that the camera can see (`visible_strands`); `ids` are their places
-among all strands, so that what is random about a strand stays the same whichever others are drawn.
+Colours are linear. Most strands are behind others: the hair of a head is drawn first, and only those strands that are
+then seen are lit. `ids` are the places of strands among all: what is random about one does not depend on the others.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import no_type_check
 
 import numba
@@ -128,7 +129,7 @@ def _deposit(points, width, volume):
                         volume[x + i, y + j, z + k] += amount * fx * fy * fz
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 @no_type_check
 def _march_band(first, end, volume, points, direction, ids, share):
     cells = volume.shape[0]
@@ -178,7 +179,7 @@ def shade_strands(
     return shaded
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 @no_type_check
 def _strand_band(first, end, points, colours, lit, sky, light, eye, gloss, ids, shaded):
     count = points.shape[1]
@@ -219,7 +220,52 @@ def _strand_band(first, end, points, colours, lit, sky, light, eye, gloss, ids, 
                     shaded[strand, index, c] += light[2 * lamp + 1, c] * share * response
 
 
-def draw_strands(
+@dataclass(frozen=True)
+class StrandCover:
+    """What opaque strands cover: the strand in front in each pixel, and where on it; lit once that is known."""
+
+    segment: Int[np.ndarray, "height width"]  # strand × k + number of its point behind, −1 where there is none
+    along: Float[np.ndarray, "height width"]  # [0, 1] from the point before to that
+    points: int  # k, of a strand
+
+    def strands(self) -> Int[np.ndarray, " shown"]:
+        """The strands of which something is seen."""
+        seen = np.zeros(int(self.segment.max(initial=-1)) // self.points + 1, np.bool_)
+        seen[self.segment[self.segment >= 0] // self.points] = True
+        return np.flatnonzero(seen)
+
+    def paint(
+        self,
+        strands: Int[np.ndarray, " shown"],
+        shaded: Float[np.ndarray, "shown k 3"],
+        picture: Float[np.ndarray, "height width 3"],
+    ) -> None:
+        """Write the colours of these strands (those of `strands()`) into the picture."""
+        place = np.zeros(int(strands.max(initial=-1)) + 1, np.int64)
+        place[strands] = np.arange(len(strands))
+        arguments = (self.segment, self.along, place, shaded, picture)
+        in_bands(len(picture), lambda a, b: _paint_band(a, b, *arguments))
+
+
+def cover_strands(
+    screen: Float[np.ndarray, "strand k 3"],
+    width_px: Float[np.ndarray, " strand"],
+    ids: Int[np.ndarray, " strand"],
+    depth: Float[np.ndarray, "height width"],
+) -> StrandCover:
+    """Enter opaque strands into the z-buffer `depth` (infinite where empty), nearer wins.
+
+    `screen` is x_px, y_px, z; `width_px` the width of a strand at its root, which it loses
+    towards the tip. A width below one pixel covers that share of the pixels.
+    """
+    cover = StrandCover(np.full(depth.shape, -1, np.int32), np.zeros(depth.shape, np.float32), screen.shape[1])
+    none = np.zeros((0, 0, 3), np.float32)
+    arguments = (screen, none, width_px, 1.0, ids, none, depth, cover.segment, cover.along)
+    in_bands(len(depth), lambda a, b: _draw_band(a, b, *arguments))
+    return cover
+
+
+def blend_strands(
     screen: Float[np.ndarray, "strand k 3"],
     shaded: Float[np.ndarray, "strand k 3"],
     width_px: Float[np.ndarray, " strand"],
@@ -228,19 +274,19 @@ def draw_strands(
     picture: Float[np.ndarray, "height width 3"],
     depth: Float[np.ndarray, "height width"],
 ) -> None:
-    """Draw strands into `picture` and the z-buffer `depth` (infinite where empty), nearer wins.
+    """Draw strands of an `opacity` below 1, less towards the tip, where nothing of `depth` (which stays) is nearer.
 
-    `screen` is x_px, y_px, z; `width_px` the width of a strand at its root, which it loses
-    towards the tip. A width below one pixel is drawn as that share of the pixels. With `opacity` below 1 what is
-    behind shines through, more so towards the tip, and the z-buffer stays as it is.
+    Places and widths as in `cover_strands`.
     """
-    in_bands(len(picture), lambda a, b: _draw_band(a, b, screen, shaded, width_px, opacity, ids, picture, depth))
+    none = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
+    arguments = (screen, shaded, width_px, opacity, ids, picture, depth, *none)
+    in_bands(len(picture), lambda a, b: _draw_band(a, b, *arguments))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 @no_type_check
-def _draw_band(first_row, end_row, screen, shaded, width_px, opacity, ids, picture, depth):
-    columns, count = picture.shape[1], screen.shape[1]
+def _draw_band(first_row, end_row, screen, shaded, width_px, opacity, ids, picture, depth, segment, along):
+    columns, count = depth.shape[1], screen.shape[1]
     for strand in range(screen.shape[0]):
         for index in range(1, count):
             ax, ay, az = screen[strand, index - 1]
@@ -266,7 +312,23 @@ def _draw_band(first_row, end_row, screen, shaded, width_px, opacity, ids, pictu
                         continue
                     if opacity == 1.0:
                         depth[row, column] = z
-                    share = opacity if opacity == 1.0 else opacity * (1.0 - 0.6 * (index - 1 + t) / (count - 1.0))
+                        segment[row, column], along[row, column] = strand * count + index, t
+                        continue
+                    share = opacity * (1.0 - 0.6 * (index - 1 + t) / (count - 1.0))
                     for c in range(3):
                         colour = shaded[strand, index - 1, c] * (1 - t) + shaded[strand, index, c] * t
                         picture[row, column, c] += share * (colour - picture[row, column, c])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+@no_type_check
+def _paint_band(first_row, end_row, segment, along, place, shaded, picture):
+    count = shaded.shape[1]
+    for row in range(first_row, end_row):
+        for column in range(segment.shape[1]):
+            if segment[row, column] < 0:
+                continue
+            strand, index = place[segment[row, column] // count], segment[row, column] % count
+            t = along[row, column]
+            for c in range(3):
+                picture[row, column, c] = shaded[strand, index - 1, c] * (1 - t) + shaded[strand, index, c] * t

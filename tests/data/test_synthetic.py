@@ -19,6 +19,7 @@ from gpavatar.data.synthetic_noise import fractal_noise
 from gpavatar.data.synthetic_strands import (
     VOLUME_CELLS,
     VOLUME_CENTRE,
+    cover_strands,
     hair_transmittance,
     hair_volume,
     project_strands,
@@ -122,6 +123,26 @@ def test_only_strands_that_nobody_sees_are_left_out(haired, monkeypatch):
     assert counts[0][1] < 0.7 * counts[0][0]
     assert ((frame.image - slow.image).abs() > 0.02).any(0).float().mean() < 1e-3  # measured 0 to 3e-5
     assert torch.equal(frame.depth > 0, slow.depth > 0)
+
+
+def test_strands_that_are_lit_late_look_as_if_all_were_lit():
+    """Neither which strands are lit, nor the order in which they are drawn, is seen in the picture."""
+    rng = np.random.default_rng(0)
+    screen = np.concatenate([rng.uniform(0, 40, (300, 6, 2)), rng.uniform(1, 2, (300, 6, 1))], -1).astype(np.float32)
+    shaded, width = rng.random((300, 6, 3), np.float32), rng.uniform(0.3, 2.5, 300).astype(np.float32)
+    pictures, shown = [], []
+    for order in (np.arange(300), np.arange(300)[::-1].copy()):
+        for all_lit in (False, True):
+            depth = np.full((40, 40), 1.7, np.float32)
+            cover = cover_strands(screen[order], width[order], order, depth)
+            strands = np.arange(300) if all_lit else cover.strands()
+            pictures.append(np.zeros((40, 40, 3), np.float32))
+            cover.paint(strands, shaded[order][strands], pictures[-1])
+            shown.append(len(strands))
+        assert (depth < 1.7).mean() > 0.9
+    assert shown[0] == shown[2] < 290
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
 
 
 def test_strands_are_projected_as_meshes_are():
