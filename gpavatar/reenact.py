@@ -30,7 +30,7 @@ from gpavatar import __version__
 from gpavatar.config import run_program, warnings_in_lines
 from gpavatar.media.align import CropBox, head_crop, resample_u8
 from gpavatar.media.compose import LABEL, parse_background, side_by_side
-from gpavatar.media.files import cannot_write, check_file, temporary_name, whole_file
+from gpavatar.media.files import check_file, check_writable, whole_file
 from gpavatar.media.image import to_u8
 from gpavatar.media.producer import this_producer
 from gpavatar.media.provenance import Ingredient, Marks
@@ -65,7 +65,7 @@ class Options:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where to write (default: outputs/SOURCE_DRIVING.mp4, or .png where an image drives)."""
     model: str | None = None
-    """The method (default: textured_mesh, or that of the saved avatar)."""
+    """The method, or the weights of a learned one, FILE.safetensors (default: textured_mesh, or the saved avatar's)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     size: int = 512
@@ -142,6 +142,8 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     turntable = clip.num_frames == 1 and options.pose == "orbit"
     output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1 and not turntable)
     check_output(output, options)
+    if output.suffix.lower() in IMAGE_OUT_SUFFIXES and (clip.num_frames > 1 or turntable):
+        raise InputError(f"{output}: an image holds one frame; name an .mp4, or a directory for the frames")
     marks = Marks(options.label, options.consent, tuple(Ingredient(p.name, sha256_of(p)) for p in options.inputs))
     depth = AHEAD_WITH_PICTURES if options.compare else AHEAD
     with (
@@ -223,12 +225,7 @@ def check_output(output: Path, options: Options) -> None:
             raise InputError(f"{path}: is a directory; name a file")
         if path == output and path.suffix.lower() not in ("", *VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES):
             raise InputError(f"{path}: cannot write {path.suffix} files; name an .mp4, .mov, .png or .jpg")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary_name(path).touch()
-            temporary_name(path).unlink()
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        check_writable(path)
 
 
 def held(frame: DrivingFrame) -> Iterator[DrivingFrame]:
@@ -268,10 +265,7 @@ def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> Pers
         model = options.model or DEFAULT_METHOD
         return create_avatar(sources, model, device=options.device, face=parse_face(options.source_face), watch=watch)
     with watch("setup"):
-        avatar = load_avatar(sources[0], options.device)
-    if options.model not in (None, avatar.model.name):
-        raise InputError(f"{sources[0]}: was made with {avatar.model.name}, not {options.model}; leave --model out")
-    return avatar
+        return load_avatar(sources[0], options.device, options.model)
 
 
 def _compose(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -141,6 +142,7 @@ def _soft_bits(place: _Place) -> Float[np.ndarray, " channel_bit"]:
     return (chips * spreading_chips()).reshape(-1, CHIPS_PER_BIT).sum(1)
 
 
+@lru_cache(maxsize=1)
 def _sync_spectrum() -> np.ndarray:
     chips = np.zeros(chip_order().size, np.float32)
     chips[chip_order()[:SYNC_CHIPS]] = sync_chips()
