@@ -90,12 +90,13 @@ def change_colours(
     def per_example(values: Tensor) -> Tensor:
         return values.view(len(image), *[1] * (image.ndim - 4), -1, 1, 1)
 
-    weights = _constant(GREY, image.device).view(3, 1, 1)
-    grey = (image * weights).sum(-3, keepdim=True)
+    red, green, blue = image.unbind(-3)
+    grey = (GREY[0] * red + GREY[1] * green + GREY[2] * blue).unsqueeze(-3)
     contrast, saturation = per_example(contrast), per_example(saturation)
-    # one pass over the pixels: x is only scaled and shifted by a multiple of its grey and of the mean
+    # One pass: a pixel is scaled, and shifted by multiples of its grey and of the mean. In place, as memory is what
+    # this costs.
     shift = grey * (contrast * (1 - saturation)) + grey.mean((-1, -2), keepdim=True) * (1 - contrast)
-    return ((image * (contrast * saturation) + shift) * per_example(gain)).clamp(0, 1)
+    return (image * (contrast * saturation)).add_(shift).mul_(per_example(gain)).clamp_(0, 1)
 
 
 def mirror_some(views: Views, head: HeadMirror, mirrored: Bool[Tensor, " batch"]) -> Views:

@@ -145,7 +145,7 @@ def epoch_clips(frames: PairFrames, num_draws: int, rng: np.random.Generator) ->
 
 def draw_num_sources(config: SamplingConfig, generator: torch.Generator) -> int:
     """N of one batch; `generator` is on the CPU."""
-    odds = torch.tensor(config.num_sources)
+    odds = torch.tensor(config.num_sources, dtype=torch.float32)
     if len(odds) == 0 or not bool((odds >= 0).all()) or not float(odds.sum()) > 0:
         raise InputError(f"num_sources {list(config.num_sources)}: must be odds of 1, 2, ... sources, such as [1, 1]")
     return int(torch.multinomial(odds, 1, generator=generator)) + 1
