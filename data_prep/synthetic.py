@@ -57,6 +57,7 @@ class SyntheticConfig:
     spread: float = 0.8  # of the shapes, standard deviations
     glasses: float = 0.2  # share of people
     supersample: int = 2  # samples per pixel, squared
+    depth: bool = True  # exact, but more than half of a set's bytes
     texture: float = 3.0  # sides of the head's texture per side of the picture, up to 1024; more is not seen
     encoding: Encoding = field(default_factory=Encoding)
 
@@ -177,7 +178,7 @@ def _sample(
         params=frame.params,
         camera=frame.camera,
         landmarks_px=frame.camera.project_px(landmarks, size, size),
-        depth=frame.depth,
+        depth=frame.depth if config.depth else None,
         view=view,
         instant=instant,
     )

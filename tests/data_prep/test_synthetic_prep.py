@@ -74,6 +74,11 @@ def test_depth_and_landmarks_agree(samples):
         assert one.alpha_u8[int(y), int(x)] == 255
 
 
+def test_depth_can_be_left_out(samples):
+    bare = next(synthetic.person_samples(50, replace(CONFIG, depth=False)))
+    assert bare.depth is None and samples[0].depth is not None
+
+
 def test_an_interrupted_run_ends_in_the_same_bytes(made, tmp_path):
     """As if it had been killed after the first person, with a half-written file left."""
     work = tmp_path / "work" / "clips"
