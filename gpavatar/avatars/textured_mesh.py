@@ -129,6 +129,14 @@ class TexturedMesh:
             alpha = alpha + (1 - alpha) * layer[3:]
         return RenderOutput(image.clamp(0, 1), alpha.clamp(0, 1))
 
+    def depth(
+        self, state: TexturedMeshState, params: HeadParams, camera: Camera, size_px: int
+    ) -> Float[Tensor, "1 height width"]:
+        """Of the head mesh along the optical axis, units of head space; 0 where it is not seen."""
+        verts = self._verts(params, state.reference.params.shape, state.offsets)
+        screen = to_screen(verts, camera, size_px, size_px)
+        return rasterize(screen, self.head.topology.faces[self._drawn], size_px, size_px).depth[None]
+
     def save(self, state: TexturedMeshState, path: str | Path) -> None:
         """Write one safetensors file; InputError where it cannot be written."""
         save_state(state, path, self._identity())

@@ -1,0 +1,205 @@
+"""One method on one clip: photos in, frames drawn, frames scored."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gpavatar.avatars.base import Avatar, AvatarState
+from gpavatar.camera import Camera
+from gpavatar.data.shards import Sample, ShardSet
+from gpavatar.evaluation.depth import ShowsDepth, depth_columns, stacked_depth
+from gpavatar.evaluation.metrics import (
+    FRAME,
+    Column,
+    FaceReadings,
+    FrameScores,
+    Scorer,
+    Target,
+    identity_drift,
+    jitter,
+)
+from gpavatar.evaluation.protocols import CROSS, ClipPlan, ProtocolConfig, Take
+from gpavatar.evaluation.results import ClipScores, TakeScores
+from gpavatar.evaluation.synthetic_truth import SyntheticTruth
+from gpavatar.media.image import to_u8, write_image
+from gpavatar.pretrained.matting import matte
+from gpavatar.retarget import retarget_camera, retarget_params
+from gpavatar.streaming import Stopwatch
+from gpavatar.types import HeadParams, SourceFrame, map_tensors
+
+KEPT_TARGETS = 2  # takes whose true pictures stay in memory: one method after the other is judged on the same clip
+PICTURE_QUALITY = 92
+NO_FEATURES = torch.zeros(0, 0)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a method drew for a take."""
+
+    images: Float[Tensor, "frame 3 height width"]  # [0, 1]
+    depth: Float[Tensor, "frame 1 height width"] | None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a take's frames should look like, where that is known."""
+
+    target: Target
+    depth: Float[Tensor, "frame 1 height width"] | None
+
+
+class Judge:
+    """Draws and scores the frames of a protocol's clips. Every clip is judged for itself, whatever came before it."""
+
+    def __init__(self, shards: ShardSet, config: ProtocolConfig, scorer: Scorer):
+        self.shards, self.config, self.scorer = shards, config, scorer
+        self._synthetic: SyntheticTruth | None = None
+        self._truths: OrderedDict[tuple, Truth] = OrderedDict()
+        self._readings: dict[tuple[int, ...], FaceReadings] = {}
+        self._inception = None
+
+    @torch.no_grad()
+    def clip(self, method: Avatar, plan: ClipPlan, pictures: Path | None = None) -> ClipScores:
+        """All takes of a clip at every N. The outputs at the smallest N are kept as JPEG in the folder `pictures`."""
+        watch, start_s = Stopwatch(), time.process_time()
+        takes = []
+        for number, rows in enumerate(plan.sources):
+            with watch("read"):
+                sources = [source_frame(self._sample(row)) for row in rows]
+            with watch("encode"):
+                state = method.encode(sources)
+            for take in plan.takes:
+                poses = self._poses(plan, take)
+                with watch("draw"):
+                    with_depth = self._sample(take.rows[0]).depth is not None
+                    outputs = draw(method, state, poses, self.shards.index.size_px, with_depth)
+                with watch("truth"):
+                    truth = self._truth(plan, take, poses)
+                with watch("score"):
+                    takes.append(self._scored(method, plan, take, len(rows), outputs, truth))
+                if pictures and number == 0:
+                    for name, image in zip(takes[-1].picture_names, outputs.images, strict=True):
+                        pictures.mkdir(parents=True, exist_ok=True)
+                        write_image(pictures / name, to_u8(image), PICTURE_QUALITY)
+        return ClipScores(tuple(takes), {**watch.seconds, "processor": time.process_time() - start_s})
+
+    def _poses(self, plan: ClipPlan, take: Take) -> list[tuple[HeadParams, Camera]]:
+        """What each frame is drawn from: the target's own, or the driver's motion on the source's shape."""
+        samples = [self._sample(row) for row in take.rows]
+        if take.task != CROSS:
+            return [(sample.params, sample.camera) for sample in samples]
+        source, reference = self._sample(plan.sources[0][0]), self._sample(take.reference)
+        return [
+            (
+                retarget_params(source.params, sample.params, reference.params, "absolute", "driving"),
+                retarget_camera(source.camera, sample.camera, reference.camera, "driving"),
+            )
+            for sample in samples
+        ]
+
+    def _truth(self, plan: ClipPlan, take: Take, poses: list[tuple[HeadParams, Camera]]) -> Truth | None:
+        """None where nobody knows: real people in the task cross."""
+        key = (plan.clip, take.task, take.rows)
+        drawn = take.task == CROSS
+        if drawn and not SyntheticTruth.serves(self.shards, plan.clip):
+            return None
+        if key not in self._truths:
+            if drawn:
+                self._synthetic = self._synthetic or SyntheticTruth(self.shards)
+                true = self._synthetic.frames(self._sample(plan.sources[0][0]), poses)
+                truth = Truth(self.scorer.target(true.images.clamp(0, 1), true.alpha.clamp(0, 1)), true.depth)
+            else:
+                samples = [self._sample(row) for row in take.rows]
+                images, alpha = (torch.stack([getattr(one, name) for one in samples]) for name in ("image", "alpha"))
+                truth = Truth(self.scorer.target(images, alpha), stacked_depth([one.depth for one in samples]))
+                self._readings[take.rows] = truth.target.readings
+            self._truths[key] = truth
+            while len(self._truths) > KEPT_TARGETS:
+                self._truths.popitem(last=False)
+        return self._truths[key]
+
+    def _scored(
+        self, method: Avatar, plan: ClipPlan, take: Take, num_sources: int, outputs: Outputs, truth: Truth | None
+    ) -> TakeScores:
+        source = self._read(plan.sources[0][:1])
+        if truth is None:
+            columns = self.scorer.other_person(outputs.images, source, self._read(take.rows))
+        else:
+            reference = source if take.task == CROSS else None
+            columns = self.scorer.same_person(outputs.images, truth.target, reference)
+            if outputs.depth is not None and truth.depth is not None:
+                columns += depth_columns(outputs.depth, truth.depth, truth.target.weights)
+            columns += self._over_time(take, outputs, truth, columns)
+        features, true_features = self._features(outputs.images, truth)
+        return TakeScores(
+            method=method.name,
+            task=take.task,
+            num_sources=num_sources,
+            clip=plan.clip,
+            identity=plan.identity,
+            driving=take.driving,
+            rows=take.rows,
+            frame_index=tuple(self.shards.table.frame_index[list(take.rows)].tolist()),
+            columns=tuple(columns),
+            features=features,
+            true_features=true_features,
+        )
+
+    def _over_time(self, take: Take, outputs: Outputs, truth: Truth, columns: list[Column]) -> list[Column]:
+        """Jitter and identity drift, of frames that follow each other without a gap."""
+        numbers = self.shards.table.frame_index[list(take.rows)]
+        if len(numbers) < 3 or not bool((numbers.diff() == 1).all()) or bool((self._views(take) > 0).any()):
+            return []
+        trembling = jitter(self.scorer.read(outputs.images), truth.target.readings)
+        likeness = next(column.scores for column in columns if column.metric == "csim")
+        times_s = torch.tensor([self._sample(row).time_s for row in take.rows])
+        drift = FrameScores.of_pixels(torch.full((len(numbers),), identity_drift(likeness, times_s)))
+        return [Column(FRAME, "jitter", trembling), Column(FRAME, "identity_drift", drift)]
+
+    def _views(self, take: Take) -> Tensor:
+        return self.shards.table.view[list(take.rows)]
+
+    def _features(self, images: Tensor, truth: Truth | None) -> tuple[Tensor, Tensor]:
+        if not self.config.fid or truth is None:
+            return NO_FEATURES, NO_FEATURES
+        if self._inception is None:
+            from gpavatar.pretrained.inception import Inception
+
+            self._inception = Inception()
+        return self._inception(images), self._inception(truth.target.images)
+
+    def _read(self, rows: tuple[int, ...]) -> FaceReadings:
+        if rows not in self._readings:
+            self._readings[rows] = self.scorer.read(torch.stack([self._sample(row).image for row in rows]))
+        return self._readings[rows]
+
+    def _sample(self, row: int) -> Sample:
+        return self.shards.sample(row)
+
+
+def source_frame(sample: Sample) -> SourceFrame:
+    """A frame of a set as a source: its own matte; which of it is hair, face and skin says the matting network."""
+    parts = matte(sample.image)
+    hair, face, body = (torch.minimum(part, sample.alpha) for part in (parts.hair, parts.face, parts.body))
+    return SourceFrame(sample.image, sample.alpha, hair, face, body, sample.params, sample.camera, sample.landmarks_px)
+
+
+def draw(
+    method: Avatar, state: AvatarState, poses: list[tuple[HeadParams, Camera]], size_px: int, with_depth: bool
+) -> Outputs:
+    """The frames of a take, on the CPU, on the background of the method's first source."""
+    device = state.reference.image.device
+    images, depths = [], []
+    for params, camera in poses:
+        there = map_tensors(params, lambda tensor: tensor.to(device)), map_tensors(camera, lambda t: t.to(device))
+        images.append(method.render(state, *there, size_px).image.cpu())
+        knows = with_depth and isinstance(method, ShowsDepth)
+        depths.append(method.depth(state, *there, size_px).cpu() if knows else None)
+    return Outputs(torch.stack(images), stacked_depth(depths))
