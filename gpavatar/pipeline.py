@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -34,7 +34,11 @@ from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_te
 
 State = TypeVar("State", bound=AvatarState)
 
-METHODS = {"textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh"}  # name -> module:class
+METHODS = {  # name -> module:class
+    "textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh",
+    "gpavatar": "gpavatar.avatars.gpavatar_method:GPAvatarMethod",
+}
+WEIGHTS_SUFFIX = ".safetensors"  # a model that is named by such a file is the learned method whose weights it holds
 DEFAULT_METHOD = "textured_mesh"
 DEFAULT_SIZE_PX = 512
 DRIVING_SIDE_PX = 1280  # a larger driving frame is scaled down as it is decoded
@@ -44,11 +48,18 @@ TRACK_SUFFIX = ".npz"
 
 
 def load_model(name: str = DEFAULT_METHOD, device: str = "auto") -> Avatar:
-    """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1"). InputError for an unknown one."""
+    """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1").
+
+    A learned method is named by its weights, FILE.safetensors. InputError for an unknown name or an unfit file.
+    """
     return _method(name)(device=choose_device(device))
 
 
 def _method(name: str) -> Callable[..., Avatar]:
+    if name.endswith(WEIGHTS_SUFFIX):
+        from gpavatar.avatars.checkpoint import read_info
+
+        return partial(_method(read_info(name).method), weights=name)
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METHODS)}"
@@ -317,9 +328,14 @@ def track_clip(
     return tracker.track_clip(path, default_head(), tracker.TrackerConfig(face=face), start_s, end_s)
 
 
-def load_avatar(path: str | Path, device: str = "auto") -> PersonAvatar:
-    """An avatar that was saved; its file says by which method. InputError where it is no avatar file of ours."""
-    model = load_model(avatar_method(Path(path)), device)
+def load_avatar(path: str | Path, device: str = "auto", model: Avatar | str | None = None) -> PersonAvatar:
+    """An avatar that was saved; its file says by which method. That of a learned method needs the same weights again,
+    as `model`. InputError where it is no avatar file of ours, or was made by another model."""
+    method = avatar_method(Path(path))
+    if model is None or isinstance(model, str):
+        model = load_model(model or method, device)
+    if model.name != method:
+        raise InputError(f"{path}: was made with {method}, not {model.name}; leave --model out")
     return PersonAvatar(model, model.load(str(path)))
 
 

@@ -71,7 +71,8 @@ class ModulatedConv(nn.Module):
         x = functional.conv2d(x * scale[..., None, None], self.weight, padding=self.weight.shape[-1] // 2)
         if not self.demodulate:
             return x
-        power = scale.float().square() @ self.weight.float().square().sum((2, 3)).T
+        precise = torch.promote_types(x.dtype, torch.float32)  # squares of half precision would overflow
+        power = scale.to(precise).square() @ self.weight.to(precise).square().sum((2, 3)).T
         return x * torch.rsqrt(power + 1e-8).to(x.dtype)[..., None, None]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from gpavatar.avatars.gpavatar import GPAvatar, HeadSignal
-from gpavatar.avatars.official import NUM_VERTS, convert, official_config
+from gpavatar.__main__ import main
+from gpavatar.avatars.checkpoint import read_weights
+from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal
+from gpavatar.avatars.official import IGNORED, NUM_VERTS, convert, official_config, our_name, read_released
 from gpavatar.camera import Camera
 from gpavatar.field import point_field
+from gpavatar.types import InputError
 from tests.avatars.released_weights import case, images, released_state
 
 
@@ -66,3 +70,70 @@ def test_agrees_with_the_authors_code(net, monkeypatch):
 
     assert max(error[name] for name in ("planes", "fused", "coarse")) < 3e-6, error
     assert max(error.values()) < 1e-3, error
+
+
+def test_every_entry_is_used_once_and_none_is_made_up(state):
+    """Used or ignored for a reason that stands in the code; what is used fills the network exactly."""
+    known = {name: our_name(name) for name in state if not any(re.fullmatch(one.pattern, name) for one in IGNORED)}
+    known.pop("attn_module.scale")
+    assert None not in known.values() and len(set(known.values())) == len(known)
+    with torch.device("meta"):
+        ours = GPAvatar(official_config(), NUM_VERTS, 1).state_dict()
+    assert set(known.values()) == set(ours)
+    assert all(one.reason for one in IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s | {"nerf_mlp.extra.weight": torch.zeros(1)}, "entry nerf_mlp.extra.weight is unknown"),
+        (lambda s: s | {"style_tplane.new.0.bias": torch.zeros(1)}, "entry style_tplane.new.0.bias is unknown"),
+        (lambda s: {k: v for k, v in s.items() if "density" not in k}, "lacks what we call radiance.density"),
+        (lambda s: s | {"nerf_mlp.density_layers.0.bias": torch.zeros(2)}, r"is \(2,\), not \(1,\)"),
+        (lambda s: s | {"attn_module.scale": torch.tensor([1.0])}, "not 32"),
+    ],
+)
+def test_another_file_is_refused(change, said, state):
+    with pytest.raises(InputError, match=said):
+        convert(change(state))
+
+
+def test_ignored_entries_may_be_there(state):
+    more = {"percep_loss.net.slice1.0.weight": torch.zeros(64, 3, 11, 11)}
+    assert convert(state | more).keys() == convert(state).keys()
+
+
+def test_a_checkpoint_s_code_is_not_run(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (type(ran).touch, (ran,))
+
+    for name, content in (("evil.ckpt", {"state_dict": Evil()}), ("list.ckpt", [1, 2])):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(InputError, match=name):
+            read_released(tmp_path / name)
+    (tmp_path / "broken.ckpt").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(InputError, match="be read safely"):
+        read_released(tmp_path / "broken.ckpt")
+    assert not ran.exists()
+
+
+def test_export_writes_what_a_model_reads(state, tmp_path):
+    """`gpavatar export --from-official`, the whole way, in half precision to be quick."""
+    torch.save({"state_dict": state, "config_dict": {"MODEL": {"NAME": "one"}}, "step": 3}, tmp_path / "one_model.ckpt")
+    output = tmp_path / "official.safetensors"
+    assert main(["export", "--from-official", str(tmp_path / "one_model.ckpt"), "-o", str(output), "--half"]) == 0
+    read = read_weights(output, GPAvatarConfig)
+    assert read.config == official_config() and read.info.method == "gpavatar" and read.info.head == "flame"
+    with torch.device("meta"):
+        net = GPAvatar(read.config, NUM_VERTS, 1)
+    net.load_state_dict(read.tensors, assign=True)
+    wanted = convert(state)["radiance.density.weight"]
+    torch.testing.assert_close(net.radiance.density.weight.data, wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_export_names_its_result_as_it_is(tmp_path, capsys):
+    assert main(["export", "--from-official", "x.ckpt", "-o", str(tmp_path / "out.pt")]) == 2
+    assert "safetensors" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""Weights of a learned method as one safetensors file: tensors, and in the metadata what they are.
+
+    method    which class they are for          config       its dataclass, as yaml
+    head      the head model whose vertices     head_sha256  its file; "any" where every user brings their own
+              they know                         card         free text: data, steps, licence
+
+Nothing in the file is executed. Half precision is widened when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gpavatar.media.files import check_file, whole_file
+from gpavatar.types import InputError
+
+T = TypeVar("T")
+FORMAT = "gpavatar weights"
+ANY_HEAD = "any"
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says of itself."""
+
+    method: str
+    head: str
+    head_sha256: str
+    config_yaml: str
+    card: str = ""
+
+
+@dataclass(frozen=True)
+class Weights(Generic[T]):
+    """A weights file, read."""
+
+    info: WeightsInfo
+    config: T
+    tensors: dict[str, Tensor]
+    sha256: str  # of the file
+    path: Path
+
+    def load_into(self, module: nn.Module) -> None:
+        """Fill a module. InputError where an entry is missing, unknown or of another shape."""
+        try:
+            module.load_state_dict(self.tensors)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
+            raise InputError(f"{self.path}: does not fit its own config ({first}); export it again") from error
+
+
+def config_yaml(config: Any) -> str:
+    """A config dataclass as text, every value written out."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def save_weights(tensors: dict[str, Tensor], path: str | Path, info: WeightsInfo) -> None:
+    """Write the file; it appears under its name only when whole. InputError where it cannot be written."""
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "method": info.method,
+        "head": info.head,
+        "head_sha256": info.head_sha256,
+        "config": info.config_yaml,
+        "card": info.card,
+    }
+    with whole_file(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(
+                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, metadata
+            )
+        except SafetensorError as error:  # how safetensors reports what the system refused
+            raise OSError(str(error)) from error
+
+
+def read_info(path: str | Path) -> WeightsInfo:
+    """The metadata of a weights file. InputError where it is not one."""
+    check_file(Path(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cut off, or not a safetensors file; export or download it again") from error
+    if metadata.get("format") != FORMAT or not {"method", "head", "head_sha256", "config"} <= metadata.keys():
+        raise InputError(f"{path}: a safetensors file, but not weights of a method; make one with gpavatar export")
+    return WeightsInfo(
+        metadata["method"], metadata["head"], metadata["head_sha256"], metadata["config"], metadata.get("card", "")
+    )
+
+
+def read_weights(path: str | Path, schema: type[T]) -> Weights[T]:
+    """Read a weights file whose config is a `schema`.
+
+    Raises InputError where the file is no weights file, its config has other keys, or a number is not finite.
+    """
+    path = Path(path)
+    info = read_info(path)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(info.config_yaml)))
+    except OmegaConfBaseException as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{path}: its config is of another version ({line}); export it again") from error
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.float()
+            if not tensor.isfinite().all():
+                raise InputError(f"{path}: {name} holds values that are not finite; export or download it again")
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Weights(info, config, tensors, sha256, path)
+
+
+def to_half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Floating point entries in 16 bits: half the file."""
+    return {
+        name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }

@@ -1,0 +1,132 @@
+"""GPAvatar behind the protocol of `avatars/base.py`: photos -> planes kept in a state -> frames on a background."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as functional
+from jaxtyping import Float
+from torch import Tensor
+
+from gpavatar.avatars.base import Reference
+from gpavatar.avatars.checkpoint import ANY_HEAD, read_weights
+from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal, signal_params
+from gpavatar.avatars.heads import DrivenHead, driven_head
+from gpavatar.avatars.portrait_layers import dilate
+from gpavatar.avatars.state_file import load_state, save_state
+from gpavatar.camera import Camera
+from gpavatar.media.alpha import foreground
+from gpavatar.media.inpaint import inpaint
+from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
+
+VERSION = "1"
+BACKGROUND_MARGIN = 1 / 64  # of the picture: what is inpainted round the person
+
+
+@dataclass(frozen=True)
+class GPAvatarState:
+    """A person, ready to be drawn."""
+
+    reference: Reference
+    source_planes: Float[Tensor, "source 3 channel size size"]  # half precision; kept for `update`
+    planes: Float[Tensor, "3 channel size size"]  # fused
+    background: Float[Tensor, "3 height width"]  # [0, 1], behind the person of the first photo
+
+
+class GPAvatarMethod:
+    """The method `gpavatar`; implements `gpavatar.avatars.base.Avatar`."""
+
+    name = "gpavatar"
+
+    def __init__(self, device: torch.device | str = "cpu", weights: str | Path | None = None):
+        """`weights`: a file of `gpavatar.avatars.checkpoint`. InputError without one, or where it does not fit."""
+        if weights is None:
+            raise InputError("gpavatar is a learned method: give its weights as --model FILE.safetensors")
+        self.device = torch.device(device)
+        read = read_weights(weights, GPAvatarConfig)
+        self.head: DrivenHead = driven_head(read.info.head, self.device)
+        if read.info.head_sha256 not in (ANY_HEAD, self.head.sha256):
+            raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
+        self.net = GPAvatar(read.config, self.head.num_verts, self.head.num_params)
+        read.load_into(self.net)
+        self.net.eval().requires_grad_(False).to(self.device)
+        self._weights_sha256 = read.sha256
+
+    def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarState:
+        """Sections 3.1 and 3.3; the first photo is the reference view and gives the background."""
+        first = frames[0]
+        reference = map_tensors(Reference(first.params, first.camera, first.image), lambda t: t.to(self.device))
+        margin_px = max(1, round(BACKGROUND_MARGIN * first.image.shape[-1]))
+        background = inpaint(first.image, dilate((first.alpha > 0.03).float(), margin_px))
+        planes = torch.cat([self._planes(frame) for frame in frames])
+        return GPAvatarState(reference, planes.half(), self._fuse(planes), background.to(self.device))
+
+    def update(self, state: GPAvatarState, frame: SourceFrame) -> GPAvatarState:
+        """One more photo: its planes join the others, and all are fused anew."""
+        planes = torch.cat([state.source_planes.float(), self._planes(frame)])
+        return dataclasses.replace(state, source_planes=planes.half(), planes=self._fuse(planes))
+
+    def render(
+        self,
+        state: GPAvatarState,
+        params: HeadParams,
+        camera: Camera,
+        size_px: int,
+        background: Float[Tensor, "3 height width"] | None = None,
+    ) -> RenderOutput:
+        """Sections 3.2 and 3.4, laid over the background: I = I_network + (1 − opacity) I_behind."""
+        params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
+        verts, camera = self.head.drive(params, map_tensors(camera, self._moved))
+        signal = HeadSignal(verts[None], signal_params(params)[None])
+        with torch.no_grad():
+            out = self.net.render(state.planes[None], signal, camera[None])
+        image, alpha = _resized(out.image[0], size_px), _resized(out.opacity[0], size_px).clamp(0, 1)
+        behind = _resized(state.background if background is None else background.to(self.device), size_px)
+        return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
+
+    def save(self, state: GPAvatarState, path: str | Path) -> None:
+        """Write one safetensors file; InputError where it cannot be written."""
+        save_state(state, path, self._identity())
+
+    def load(self, path: str | Path) -> GPAvatarState:
+        """Read what `save` wrote; InputError where it was made with other weights or another head."""
+        return map_tensors(load_state(GPAvatarState, path, self._identity()), self._moved)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that the pictures depend on beside the photos: weights, head file and version."""
+        return hashlib.sha256(repr(sorted(self._identity().items())).encode()).hexdigest()
+
+    def _identity(self) -> dict[str, str]:
+        return {
+            "method": self.name,
+            "version": VERSION,
+            "head": self.head.name,
+            "head_sha256": self.head.sha256,
+            "weights_sha256": self._weights_sha256,
+        }
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
+
+    def _planes(self, frame: SourceFrame) -> Float[Tensor, "1 3 channel size size"]:
+        """The planes of one photo: the person on black, brought upright."""
+        person = foreground(frame.image, frame.alpha) * frame.alpha
+        camera = self.head.camera(map_tensors(frame.params, self._moved), map_tensors(frame.camera, self._moved))
+        with torch.no_grad():
+            return self.net.encode(self.net.align(person[None].to(self.device), camera[None])[None])[0]
+
+    def _fuse(self, planes: Float[Tensor, "source 3 channel size size"]) -> Float[Tensor, "3 channel size size"]:
+        with torch.no_grad():
+            return self.net.fuse(planes[None])[0]
+
+
+def _resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
+    if image.shape[-1] == size_px:
+        return image
+    return functional.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]
