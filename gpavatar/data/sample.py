@@ -105,17 +105,15 @@ def encode_sample(sample: Sample, encoding: Encoding) -> dict[str, bytes]:
     _check_size(width, height, where)
     if sample.depth is not None and not (0 <= float(sample.depth.min()) <= float(sample.depth.max()) < 16):
         raise InputError(f"{where}: depth must be in [0, 16) units of head space")
-    alpha = Image.fromarray(sample.alpha_u8[..., 0])
+    image, alpha = Image.fromarray(sample.image_u8), Image.fromarray(sample.alpha_u8[..., 0])
     members = {
         ".alpha" + SUFFIXES[encoding.alpha]: _encode_picture(alpha, encoding.alpha, encoding.alpha_quality, exact=True),
-        SUFFIXES[encoding.image]: _encode_picture(
-            Image.fromarray(sample.image_u8), encoding.image, encoding.image_quality
-        ),
+        SUFFIXES[encoding.image]: _encode_picture(image, encoding.image, encoding.image_quality),
         ".json": _encode_ids(sample, where),
         ".tensors.safetensors": _encode_tensors(sample, where),
     }
     if sample.depth is not None:
-        steps = (sample.depth[0] * DEPTH_STEPS).round().numpy().astype(np.uint16)
+        steps = (sample.depth[0] * DEPTH_STEPS).round().clamp(max=65535).numpy().astype(np.uint16)
         members[".depth.png"] = _encode_picture(Image.fromarray(steps), "png", 0)
     return dict(sorted(members.items()))
 
