@@ -170,23 +170,32 @@ def _statement(title: str, marks: Marks, producer: Producer) -> dict:
 
 
 def _credentials(store: dict) -> Credentials:
-    manifest = store["manifests"][store["active_manifest"]]
-    data = {assertion["label"]: assertion["data"] for assertion in manifest["assertions"]}
-    actions = data.get("c2pa.actions.v2", data.get("c2pa.actions", {})).get("actions", [])
-    source_types = [action.get("digitalSourceType", "").rpartition("/")[2] for action in actions]
+    manifest = store.get("manifests", {}).get(store.get("active_manifest"))
+    state = store.get("validation_state")
     problems = tuple(status["code"] for status in store.get("validation_status", []))
+    if manifest is None:  # the store is there, but what it points to is not
+        return Credentials(False, False, False, "", (), None, problems or ("claim.missing",))
+    data = {assertion["label"]: assertion.get("data") for assertion in manifest.get("assertions", [])}
+    actions = _mapping(data.get("c2pa.actions.v2", data.get("c2pa.actions"))).get("actions", [])
+    source_types = [str(action.get("digitalSourceType")).rpartition("/")[2] for action in actions]
+    consent = _mapping(data.get(CONSENT_ASSERTION)).get("consent")
     return Credentials(
-        valid=store["validation_state"] in VALID_STATES,
-        trusted=store["validation_state"] == "Trusted",
+        valid=state in VALID_STATES,
+        trusted=state == "Trusted",
         ai_generated=any(kind in AI_SOURCE_TYPES for kind in source_types),
         signer=manifest.get("signature_info", {}).get("common_name", ""),
         inputs=tuple(
             Ingredient(ingredient.get("title", ""), ingredient.get("description", "").removeprefix("sha256 "))
             for ingredient in manifest.get("ingredients", [])
         ),
-        consent=data.get(CONSENT_ASSERTION, {}).get("consent"),
+        consent=consent if isinstance(consent, str) else None,
         problems=tuple(code for code in problems if code != UNTRUSTED),
     )
+
+
+def _mapping(data: object) -> dict:
+    """The data of an assertion, which in a stranger's file may be of any kind."""
+    return data if isinstance(data, dict) else {}
 
 
 def _format(path: Path) -> str | None:
