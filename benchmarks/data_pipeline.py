@@ -3,7 +3,9 @@
     python -m benchmarks.data_pipeline --only speed     # one process, one Ray worker, two Ray workers, at 512 px
     python -m benchmarks.data_pipeline --only kill      # SIGKILL at random moments, twenty times, the bytes compared
 
-Either writes what it measured into benchmarks/results/data_prep.json and .md and leaves the other's figures there.
+    python -m benchmarks.data_pipeline --only sets --sets SETS    # what `python -m data_prep own --out SETS` made
+
+The first two write what they measured into benchmarks/results/data_prep.json and .md, and leave the other's figures.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -74,9 +76,18 @@ class Kills:
     lost: int  # clips that are missing
 
 
-def main(only: tuple[Literal["speed", "kill"], ...] = ("speed", "kill"), workers: tuple[int, ...] = (0, 1, 2)) -> None:
+def main(
+    only: tuple[Literal["speed", "kill", "sets"], ...] = ("speed", "kill"),
+    workers: tuple[int, ...] = (0, 1, 2),
+    sets: Path | None = None,
+) -> None:
     """Measure; `workers` 0 is this process alone."""
     RESULTS.mkdir(exist_ok=True)
+    if "sets" in only:
+        if sets is None:
+            raise InputError("--sets is missing: the folder that python -m data_prep own wrote to")
+        write_sets(sets)
+        return
     path = RESULTS / "data_prep.json"
     report = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -122,24 +133,23 @@ def speed(folder: Path, workers: int) -> Speed:
 
 
 def kill(folder: Path, kills: int = TARGET_KILLS) -> Kills:
-    """Start the pipeline, kill it a random while after it began to work, begin again, until it has been killed enough.
+    """Start the pipeline, kill it a random while after it began, begin again, until it has been killed enough.
 
     Every set that comes to its end is compared with one whose run was left alone.
     """
     rng = random.Random(0)
     began = time.perf_counter()
-    run(find_folder(folder / "in", folder / "whole" / "work" / "unpacked"), folder / "whole", KILL_CONFIG)
+    _killed_run(folder / "in", folder / "whole", None)
     longest_s = time.perf_counter() - began
     expected = _digests(folder / "whole")
     done = sets = identical = twice = lost = 0
-    while done < kills or sets == 0:
-        out, whole = folder / f"set{sets}", {}
-        finished = False
-        while not finished:
+    while done < kills:
+        out, whole, killed = folder / f"set{sets}", {}, True
+        while killed:
             killed = _killed_run(folder / "in", out, rng.uniform(0, longest_s) if done < kills else None)
             now = {path.name: path.stat().st_mtime_ns for path in (out / "work" / "clips").glob("*.safetensors")}
             twice += sum(now.get(name) != stamp for name, stamp in whole.items())
-            whole, done, finished = now, done + killed, not killed
+            whole, done = now, done + killed
             print(f"{done} kills, {sets} sets", file=sys.stderr)
         found = _digests(out)
         sets, identical, lost = sets + 1, identical + (found == expected), lost + len(expected.keys() - found.keys())
@@ -148,24 +158,43 @@ def kill(folder: Path, kills: int = TARGET_KILLS) -> Kills:
 
 def _killed_run(source: Path, out: Path, after_s: float | None) -> bool:
     """Whether it was killed before it came to its end. None: leave it alone."""
-    program = (
-        "import sys; from pathlib import Path; from benchmarks.data_pipeline import KILL_CONFIG, find_folder, run\n"
-        "out = Path(sys.argv[2]); run(find_folder(Path(sys.argv[1]), out / 'work' / 'unpacked'), out, KILL_CONFIG)"
-    )
-    claim = out / "work" / "lock"
-    before = claim.stat().st_mtime_ns if claim.exists() else 0
-    command = [sys.executable, "-c", program, str(source), str(out)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL) as process:
-        if after_s is None:
-            return process.wait() != 0
-        stamp = out / "work" / "config.sha256"
-        while process.poll() is None and (stamp.stat().st_mtime_ns if stamp.exists() else 0) <= before:
-            time.sleep(0.005)
-        try:
-            process.wait(timeout=after_s)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        return process.wait() != 0
+    process = get_context("fork").Process(target=_prepare, args=(source, out))
+    process.start()
+    process.join(after_s)
+    process.kill()
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise InputError(f"the run ended by itself with exit code {process.exitcode}")
+    return process.exitcode != 0
+
+
+def _prepare(source: Path, out: Path) -> None:
+    run(find_folder(source, out / "work" / "unpacked"), out, KILL_CONFIG)
+
+
+def write_sets(sets: Path) -> None:
+    """The figures and sums of the project's own sets."""
+    figures = json.loads((sets / "sets.json").read_text())
+    (RESULTS / "own_sets.json").write_text(json.dumps(figures, indent=1) + "\n")
+    lines = [
+        "# The project's own sets",
+        "",
+        "Made by `python -m data_prep own`; the sums of their files are in own_sets.json. Clips weigh so that each",
+        "identity counts once.",
+        "",
+        "| set | px | clips | identities | frames | by kind | by tier | MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in figures:
+        kinds, tiers = (
+            ", ".join(f"{count} {name}" for name, count in row[key].items())
+            for key in ("frames_by_kind", "frames_by_tier")
+        )
+        cells = (row["name"], row["size_px"], row["clips"], row["identities"], row["frames"], kinds, tiers, row["mib"])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "own_sets.md").write_text(text)
+    print(text)
 
 
 def _digests(out: Path) -> dict[str, str]:

@@ -29,7 +29,8 @@ class FilterConfig:
     max_others: float = 0.05  # share with another face in the picture that is ...
     other_size: float = 0.35  # ... at least so large against the person's
     min_side: float = 0.75  # side of the square around head and shoulders / side of the pictures asked for
-    min_room: float = 1.3  # that side / longer side of the face's outline; less shows no shoulders
+    min_face: float = 0.3  # longer side of the face's outline / the same
+    min_room: float = 1.3  # side of the square / longer side of the face's outline; less shows no shoulders
     max_cut_off: float = 0.05  # mean share of the face's outline that lies outside the picture
     min_sharpness: float = 1.5e-4  # median; mean squared Laplacian of a face of 128 px; a blur of 2.5 px on 220 px
     max_residual: float = 0.06  # median error of the fitted head's landmarks / distance of the outer eye corners

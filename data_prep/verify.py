@@ -77,6 +77,9 @@ def verdict(
     if crop.side_px < config.min_side * size_px:
         asked = config.min_side * size_px
         return Verdict(SMALL, f"head and shoulders have {crop.side_px:.0f} px, {asked:.0f} asked for {size_px}")
+    if record.face_px < config.min_face * size_px:
+        asked = config.min_face * size_px
+        return Verdict(SMALL, f"the face has {record.face_px:.0f} px, {asked:.0f} asked for {size_px}")
     if record.cut_off > config.max_cut_off:
         return Verdict(CUT_OFF, f"{record.cut_off:.0%} of the face is outside, {config.max_cut_off:.0%} allowed")
     if crop.side_px < config.min_room * record.face_px:
