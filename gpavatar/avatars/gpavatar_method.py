@@ -81,10 +81,10 @@ class GPAvatarMethod:
     ) -> RenderOutput:
         """Sections 3.2 and 3.4, laid over the background: I = I_network + (1 − opacity) I_behind."""
         params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
-        verts, camera = self.head.drive(params, map_tensors(camera, self._moved))
-        signal = HeadSignal(verts[None], signal_params(params)[None])
+        driven = self.head.drive(params, map_tensors(camera, self._moved))
+        signal = HeadSignal(driven.verts[None], signal_params(driven.params)[None])
         with torch.no_grad():
-            out = self.net.render(state.planes[None], signal, camera[None])
+            out = self.net.render(state.planes[None], signal, driven.camera[None])
         image, alpha = _resized(out.image[0], size_px), _resized(out.opacity[0], size_px).clamp(0, 1)
         behind = _resized(state.background if background is None else background.to(self.device), size_px)
         return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
@@ -117,7 +117,8 @@ class GPAvatarMethod:
     def _planes(self, frame: SourceFrame) -> Float[Tensor, "1 3 channel size size"]:
         """The planes of one photo: the person on black, brought upright."""
         person = foreground(frame.image, frame.alpha) * frame.alpha
-        camera = self.head.camera(map_tensors(frame.params, self._moved), map_tensors(frame.camera, self._moved))
+        params, camera = (map_tensors(one, self._moved) for one in (frame.params, frame.camera))
+        camera = self.head.drive(params, camera).camera
         with torch.no_grad():
             return self.net.encode(self.net.align(person[None].to(self.device), camera[None])[None])[0]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from generated_flame import generate
 
 from gpavatar.avatars.base import Avatar
 from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, save_weights
@@ -110,3 +112,26 @@ def test_weights_for_another_head_are_refused(tmp_path):
         save_weights({}, path, WeightsInfo("gpavatar", head, sha256, config_yaml(tiny_config())))
         with pytest.raises(InputError, match=said):
             load_model(str(path), "cpu")
+
+
+def test_a_model_on_flame_is_driven_by_the_user_s_file(generator, tmp_path, monkeypatch):
+    """The way of the released weights, at toy size: GPAVATAR_FLAME, tracked open head, FLAME's vertices."""
+    arrays = generate()
+    np.savez(tmp_path / "flame.npz", **arrays)
+    front = np.flatnonzero((arrays["v_template"][arrays["f"].astype(int)][..., 2] > 0.02).all(1))[:105]
+    at = {"lmk_face_idx": front, "lmk_b_coords": np.full((105, 3), 1 / 3), "landmark_indices": np.arange(105)}
+    np.savez(tmp_path / "mediapipe_landmark_embedding.npz", **at)
+    net = GPAvatar(tiny_config(head="flame"), 5023, 59)
+    path = tmp_path / "tiny.safetensors"
+    save_weights(
+        net.state_dict(), path, WeightsInfo("gpavatar", "flame", "any", config_yaml(tiny_config(head="flame")))
+    )
+    monkeypatch.delenv("GPAVATAR_FLAME", raising=False)
+    with pytest.raises(InputError, match="set GPAVATAR_FLAME"):
+        load_model(str(path), "cpu")
+    monkeypatch.setenv("GPAVATAR_FLAME", str(tmp_path / "flame.npz"))
+    model = load_model(str(path), "cpu")
+    frame = photo(generator)
+    state = model.encode([frame])
+    still, moved = (model.render(state, p, frame.camera, 32).image for p in (frame.params, smiling(frame)))
+    assert still.isfinite().all() and not torch.allclose(still, moved)
