@@ -36,7 +36,7 @@ def reference_distances(self, points):
 
     The released code normalises 1/d² over 524,288 samples, so that the nearest of all weighs most; it lies 1e-3 from
     its vertex, where d² is 1e-6 and that rounding moves features by percents. With the exact d² that the field has
-    otherwise, planes and fused agree as well, and coarse, fine and image to 2e-3. Farther off it makes no difference.
+    otherwise coarse, fine and image agree to 2.6e-3. Farther off it makes no difference.
     """
     near = exact_near(self, points)
     squared = 1 / near.weights
