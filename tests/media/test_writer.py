@@ -15,6 +15,7 @@ import pytest
 
 from gpavatar.media.files import temporary_name
 from gpavatar.media.image import read_image
+from gpavatar.media.provenance import Marks, read_credentials, sign
 from gpavatar.media.video import open_video
 from gpavatar.media.writer import DirectoryWriter, ImageWriter, VideoWriter, open_writer
 from gpavatar.types import InputError
@@ -309,3 +310,50 @@ def test_kind_by_suffix(tmp_path):
         assert type(writer) is kind
         writer.discard()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png", "frames"])
+def test_a_result_that_cannot_be_signed_is_not_there(tmp_path, monkeypatch, name):
+    """The disk fills up while the credentials are put in: one line, and nothing under the name or beside it."""
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gpavatar.media.writer.sign", full)
+    with pytest.raises(InputError, match="No space left on device"), open_writer(tmp_path / name, 96, 64) as writer:
+        writer.write(awkward.marked_frame(96, 64))
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_unsigned_ever_stands_under_the_name(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.mp4", []
+
+    def watched(source, signed, *rest):
+        seen.append((path.exists(), source.name, signed.name))
+        sign(source, signed, *rest)
+
+    monkeypatch.setattr("gpavatar.media.writer.sign", watched)
+    with open_writer(path, 96, 64) as writer:
+        writer.write(awkward.marked_frame(96, 64))
+    assert seen == [(False, temporary_name(path).name, temporary_name(path, "signed").name)]
+    assert os.listdir(tmp_path) == ["a.mp4"] and read_credentials(path).valid
+
+
+def test_what_a_process_left_that_was_killed_while_signing_goes_with_the_next(tmp_path):
+    path = tmp_path / "a.mp4"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for step in ("", "signed"):
+        mine = temporary_name(path, step)
+        mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{gone.pid}.")).write_bytes(b"half")
+    write(path, [None] * 2)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_marks_change_the_picture_and_no_marks_change_nothing(tmp_path):
+    frame = awkward.marked_frame(96, 64)
+    for name, marks in (("marked", Marks()), ("plain", None)):
+        with open_writer(tmp_path / f"{name}.png", 96, 64, marks=marks) as writer:
+            writer.write(frame)
+    assert np.array_equal(read_image(tmp_path / "plain.png"), frame)
+    assert not np.array_equal(read_image(tmp_path / "marked.png"), frame)
