@@ -1,8 +1,7 @@
 """Does the watermark survive what happens to videos, unseen, and is it never read where there is none? How fast is it?
 
-python benchmarks/watermark.py robustness --clips DIR    # videos as hosts, beside those that anybody can make
-python benchmarks/watermark.py false-positives --clips DIR
-python benchmarks/watermark.py speed
+python benchmarks/watermark.py                             # everything, on files that anybody can have
+python benchmarks/watermark.py robustness --clips DIR      # one part; videos of yours as hosts too
 
 Each part writes its results into benchmarks/results/watermark.{json,md} and leaves the others' as they are.
 """
@@ -19,9 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
+import tyro
 from jaxtyping import UInt8
 from rich.progress import track
 
@@ -65,7 +66,23 @@ CHANGES: dict[str, tuple[Callable[[Frame], Frame], int | None]] = {
 }
 
 
-def robustness(clips: Path | None = None, limit: int = 20) -> None:
+def watermark(
+    part: tyro.conf.Positional[Literal["all", "robustness", "false-positives", "speed"]] = "all",
+    clips: Path | None = None,
+    limit: int = 20,
+    count: int = FALSE_POSITIVE_FRAMES,
+    first: int = 0,
+) -> None:
+    """Measure one part or all; `limit` of the clips are marked; `count` unmarked frames are read from the `first` on."""
+    if part in ("all", "robustness"):
+        robustness(clips, limit)
+    if part in ("all", "false-positives"):
+        false_positives(clips, count, first)
+    if part in ("all", "speed"):
+        speed()
+
+
+def robustness(clips: Path | None, limit: int) -> None:
     """Mark, write as the program does, change, read; `limit` clips of the directory, spread over it."""
     rng = np.random.default_rng(0)
     found = []
@@ -74,8 +91,8 @@ def robustness(clips: Path | None = None, limit: int = 20) -> None:
     _merge({"robustness": list(map(asdict, found))})
 
 
-def false_positives(clips: Path | None = None, count: int = FALSE_POSITIVE_FRAMES, first: int = 0) -> None:
-    """Read single frames that nobody marked. `count` and `first`: a part of them, going on where another run ended."""
+def false_positives(clips: Path | None, count: int, first: int) -> None:
+    """Read single frames that nobody marked; `first` goes on where another run ended."""
     results = _results().get("false_positives", {}) if first else {}
     read = results.get("read", 0)
     peaks = results.get("peaks", [])
@@ -131,7 +148,7 @@ def _survival(name: str, fps: float, frames: list[Frame], payload: int) -> Itera
 
 def _unmarked(clips: Path | None, count: int) -> Iterator[Frame]:
     """Half of them real, as many from each clip; the others of rendered people."""
-    files = sorted(clips.glob("*.mp4")) if clips else [fetch("pexels_clip"), fetch("franck_clip")]
+    files = sorted(clips.glob("*.mp4")) if clips else [fetch("pexels_clip")]
     each = -(-count // 2 // len(files))
     for file in files:
         reader = open_video(file)
@@ -200,7 +217,11 @@ def _page(report: dict) -> str:
         lines += _survival_table([Survival(**row) for row in report["robustness"]])
     if "false_positives" in report:
         found = report["false_positives"]
-        kinds = "half of them of real clips, half of rendered people" if found["clips"] else "of two clips and rendered"
+        kinds = (
+            "half of them of real clips, half of rendered people"
+            if found["clips"]
+            else "of one clip and of rendered people"
+        )
         lines += [
             "## Frames that nobody marked",
             "",
@@ -251,5 +272,4 @@ def _total(rows: list[Survival], change: str) -> str:
 
 
 if __name__ == "__main__":
-    parts = {"robustness": robustness, "false-positives": false_positives, "speed": speed}
-    sys.exit(run_program(parts, prog="python benchmarks/watermark.py"))
+    sys.exit(run_program(watermark, prog="python benchmarks/watermark.py"))

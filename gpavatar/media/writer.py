@@ -32,6 +32,7 @@ IMAGE_OUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Frame times of 24, 25, 30, 50, 60, 120 and of the NTSC rates (x 1000/1001) are whole multiples of this.
 TIME_BASE = Fraction(1, 120_000)
 QUEUE_FRAMES = 4
+ALL_MARKS = Marks()
 
 
 def open_writer(
@@ -41,7 +42,7 @@ def open_writer(
     *,
     fps: float = 25.0,
     audio_from: str | Path | None = None,
-    marks: Marks | None = Marks(),  # noqa: B008 (frozen)
+    marks: Marks | None = ALL_MARKS,
 ) -> FrameWriter:
     """The writer for `path` by its suffix: a video, an image (one frame), or without a suffix a directory of png.
 
@@ -59,7 +60,7 @@ def open_writer(
     raise InputError(f"{path}: cannot write {suffix} files; name one of {known}, or a directory")
 
 
-def write_image(path: str | Path, image_u8: UInt8[np.ndarray, "height width 3"], marks: Marks = Marks()) -> None:  # noqa: B008
+def write_image(path: str | Path, image_u8: UInt8[np.ndarray, "height width 3"], marks: Marks = ALL_MARKS) -> None:
     """Write one generated picture, marked, as a png, jpg or webp. InputError (one line) where that is not possible."""
     with open_writer(path, image_u8.shape[1], image_u8.shape[0], marks=marks) as writer:
         writer.write(image_u8)
