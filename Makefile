@@ -15,10 +15,10 @@ ARGS   ?=
 # soname:package of what the wheels expect from the system (mediapipe's OpenCV and its GL context), Debian and Ubuntu names.
 SYSTEM_LIBRARIES := libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles2 libglib-2.0.so.0:libglib2.0-0
 
-.PHONY: help setup demo reenact track test lint format train eval data bench
+.PHONY: help setup demo reenact track test test-browser lint format train eval data bench
 
 help:  ## list the targets
-	@awk '/^[a-z]+:.*  ## /{name = $$1; sub(/.*  ## /, ""); printf "  %-10s%s\n", name, $$0}' $(MAKEFILE_LIST)
+	@awk '/^[a-z-]+:.*  ## /{name = $$1; sub(/.*  ## /, ""); printf "  %-14s%s\n", name, $$0}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv and install everything, once: make setup EXTRAS=dev,train
 
@@ -37,6 +37,15 @@ track: $(STAMP)  ## head parameters and camera of a clip: make track ARGS="clip.
 test: $(VENV)/installed-dev$(comma)train$(comma)prep  ## run the tests: make test ARGS="-k camera"
 	$(PYTHON) -m pytest -n 2 $(ARGS)
 
+test-browser: $(VENV)/installed-dev$(comma)train$(comma)prep  ## load an evaluation's report in a browser without network
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null; then
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo"
+	  install="apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium"
+	  command -v apt-get >/dev/null && $$as_root env DEBIAN_FRONTEND=noninteractive sh -c "$$install" ||
+	    { echo "a browser is missing; as root run: $$install" >&2; exit 2; }
+	fi
+	$(PYTHON) -m pytest tests/evaluation/test_browser.py $(ARGS)
+
 lint: $(STAMP)  ## check style and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -48,8 +57,8 @@ format: $(STAMP)  ## put imports and formatting right
 train: $(if $(wildcard gpavatar/train.py),$(VENV)/installed-dev$(comma)train)  ## train a method: make train ARGS="configs/... key=value"
 	$(call program,gpavatar/train.py,gpavatar.train)
 
-eval: $(if $(wildcard gpavatar/eval.py),$(VENV)/installed-dev$(comma)eval$(comma)train)  ## measure a method on clips: make eval ARGS="..."
-	$(call program,gpavatar/eval.py,gpavatar.eval)
+eval: $(VENV)/installed-dev$(comma)eval$(comma)train  ## measure methods: make eval CONFIG=configs/eval_val.yaml MODEL=name
+	$(PYTHON) -m gpavatar.eval $(addprefix --config ,$(CONFIG)) $(addprefix --model ,$(MODEL)) $(ARGS)
 
 data: $(if $(wildcard data_prep/__main__.py),$(VENV)/installed-dev$(comma)prep)  ## raw video to training shards: make data ARGS="..."
 	$(call program,data_prep/__main__.py,data_prep)
@@ -57,7 +66,7 @@ data: $(if $(wildcard data_prep/__main__.py),$(VENV)/installed-dev$(comma)prep) 
 bench: $(VENV)/installed-dev$(comma)train$(comma)prep  ## run every benchmark; results land in benchmarks/results/
 	@for program in benchmarks/*.py; do
 	  echo "== $$program"
-	  $(PYTHON) $$program
+	  PYTHONPATH=. $(PYTHON) $$program
 	done
 
 # Run a module, or say that this version does not have it.

@@ -1,8 +1,8 @@
 """How fast are synthetic people drawn, and photos turned into training pairs?
 
-python benchmarks/synthetic.py            # writes benchmarks/results/synthetic.{json,md}
-python benchmarks/synthetic.py --json     # prints the JSON as well
-python benchmarks/synthetic.py --sheet docs/synthetic_people.jpg  # draws the twelve people of the documents instead
+python -m benchmarks.synthetic            # writes benchmarks/results/synthetic.{json,md}
+python -m benchmarks.synthetic --json     # prints the JSON as well
+python -m benchmarks.synthetic --sheet docs/synthetic_people.jpg  # draws the twelve people of the documents instead
 
 Every hair style is drawn with one person in motion, at 256² with 2 × 2 samples a pixel, and counts as often as the
 generator draws it. What a frame costs is processor time, which does not depend on the machine's other work; the rate
