@@ -35,7 +35,7 @@ def help_of(verb: str) -> str:
 def targets() -> dict[str, str]:
     """The Makefile's targets and their one line, as `make help` prints them."""
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
-    return dict(re.findall(r"^  (\w+):\s+(\S.*)$", done.stdout, re.MULTILINE))
+    return dict(re.findall(r"^  ([\w-]+):\s+(\S.*)$", done.stdout, re.MULTILINE))
 
 
 def test_the_two_commands_stand_at_the_very_top():

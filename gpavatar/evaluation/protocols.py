@@ -33,7 +33,8 @@ class ProtocolConfig:
     about: str = MISSING  # whose protocol it is, in words
     set: str = MISSING  # folder or address of the shards
     crop: str = MISSING  # how its pictures were cut, in words
-    split: str = "val"
+    made_by: str = ""  # how the set is made, in words or as a command
+    split: str = "val"  # of the set; empty: all of it
     tasks: list[str] = field(default_factory=lambda: [SELF, CROSS])
     sources: dict[int, list[float]] = field(default_factory=dict)  # N -> where its N sources stand, the first first
     measured: list[int] = field(default_factory=list)  # those of the N that are measured; none: all
@@ -106,7 +107,7 @@ def plan_clips(shards: ShardSet, config: ProtocolConfig) -> list[ClipPlan]:
     the set cannot serve.
     """
     _check(config, shards)
-    names = sorted(clip.clip for clip in shards.index.clips if clip.split == config.split and clip.num_frames > 1)
+    names = sorted(clip.clip for clip in shards.index.clips if config.split in ("", clip.split) and clip.num_frames > 1)
     names = names[: config.clips or None]
     if not names:
         raise InputError(f"{shards.root}: no clips in the split {config.split!r}; give split=...")

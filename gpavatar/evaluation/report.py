@@ -24,7 +24,8 @@ STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{margin-top:2.5rem;border-bottom:1px solid #8886}table{border-collapse:collapse;font-size:13px}
 th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #8883;font-variant-numeric:tabular-nums}
-th{white-space:nowrap}td{vertical-align:top}.scroll{overflow-x:auto}.note{margin:.2rem 0;font-size:13px;opacity:.75}
+th{white-space:nowrap}td small{opacity:.65;white-space:nowrap}
+td{vertical-align:top}.scroll{overflow-x:auto}.note{margin:.2rem 0;font-size:13px;opacity:.75}
 .row{display:flex;flex-wrap:wrap;gap:.5rem;margin:.3rem 0 1rem}figure{margin:0;width:190px}
 img{width:100%;display:block}
 figcaption{font-size:12px;opacity:.8;overflow-wrap:anywhere}.curves{display:flex;flex-wrap:wrap;gap:1rem}
@@ -45,7 +46,8 @@ def report_html(evaluation: Evaluation, summary: Summary, results: Sequence[Clip
     curve = curve_table(summary)
     if curve:
         parts += ["<h2>More sources</h2>", legend(summary.methods)]
-        parts += [f"<div class=curves>{''.join(_curves(summary, task))}</div>" for task in summary.tasks]
+        for task in summary.tasks:
+            parts += [f"<h3>{TITLES[task]}</h3>", f"<div class=curves>{''.join(_curves(summary, task))}</div>"]
         parts += [_tables([curve]), "<h2>All numbers of sources</h2>"]
         parts += [_tables(task_tables(summary, task)) for task in summary.tasks]
     if evaluation.config.published:
@@ -79,7 +81,7 @@ def _curves(summary: Summary, task: str) -> list[str]:
             lines += [Line(method, points)] if points else []
         if lines:
             place = "" if region == FRAME else f", {region}"
-            drawn.append(curve_svg(f"{TITLES[task]}: {ALL_METRICS[metric].label}{place}", lines))
+            drawn.append(curve_svg(f"{ALL_METRICS[metric].label}{place}", lines))
     return drawn
 
 

@@ -16,6 +16,7 @@ from gpavatar.evaluation.judge import Judge
 from gpavatar.evaluation.metrics import Scorer
 from gpavatar.evaluation.protocols import ClipPlan, ProtocolConfig, plan_clips
 from gpavatar.evaluation.results import ClipScores, TakeScores
+from gpavatar.types import InputError
 
 VERSION = "1"  # of how frames are drawn and scored; what another version left is not used
 
@@ -35,7 +36,7 @@ class Evaluation:
 
     def __init__(self, config: ProtocolConfig, methods: Sequence[Avatar], folder: Path, device: str = "cpu"):
         self.config, self.methods, self.folder = config, tuple(methods), folder
-        self.shards = ShardSet.open(config.set)
+        self.shards = _open(config)
         self.plans: list[ClipPlan] = plan_clips(self.shards, config)
         self._device = device
 
@@ -101,3 +102,13 @@ class Evaluation:
         """Of protocol, set and method: scores of anything else lie elsewhere."""
         what = [VERSION, self.conditions.protocol_sha256, self.methods[method].name, self.methods[method].sha256]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def _open(config: ProtocolConfig) -> ShardSet:
+    """The set; InputError that says how to make it where there is none."""
+    try:
+        return ShardSet.open(config.set)
+    except InputError as error:
+        if "://" in config.set or config.set.startswith("pipe:") or Path(config.set).exists() or not config.made_by:
+            raise
+        raise InputError(f"{config.set}: no such set; make it with {config.made_by}, or give set=...") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from gpavatar.evaluation.statistics import Estimate
 from gpavatar.evaluation.summary import ALL_METRICS, HOLDS, UNPROVEN, WORSE, Cell, Summary
 
 TITLES = {"self": "Self-reenactment", "cross": "Cross-identity reenactment", "novel_view": "Novel views"}
+INTERVAL = re.compile(r"^(\S+) (\[\S+, \S+\])")
 VERDICTS = {HOLDS: "holds", UNPROVEN: "not shown", WORSE: "WORSE", "": ""}
 
 
@@ -34,7 +36,7 @@ class Table:
     def html(self) -> str:
         """With its title as a heading; every text escaped."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.head)
-        rows = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in self.rows)
+        rows = "".join(f"<tr>{''.join(f'<td>{_marked_up(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
         notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in self.notes)
         head, title = f"<thead><tr>{head}</tr></thead>", f"<h3>{html.escape(self.title)}</h3>"
         return f"{title}<div class=scroll><table>{head}<tbody>{rows}</tbody></table></div>{notes}"
@@ -154,6 +156,11 @@ def _estimate(value: Estimate, metric: str, sign: bool = False) -> str:
 def _label(metric: str, arrow: bool = True) -> str:
     info = ALL_METRICS[metric]
     return info.label + ((" ↑" if info.higher_is_better else " ↓") if arrow else "")
+
+
+def _marked_up(cell: str) -> str:
+    """Escaped, an interval in a line of its own."""
+    return INTERVAL.sub(r"\1<br><small>\2</small>", html.escape(cell))
 
 
 def _line(cells: Sequence[str]) -> str:
