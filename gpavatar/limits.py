@@ -8,7 +8,7 @@ from __future__ import annotations
 
 MIB = 2**20
 
-MAX_IMAGE_PIXELS = 150_000_000  # the largest cameras; 4 bytes each while it is decoded
+MAX_IMAGE_PIXELS = 120_000_000  # the largest cameras have 108; 4 bytes each while it is decoded
 MAX_VIDEO_PIXELS = 8192 * 4608  # 8K (DCI, and a margin); a decoder holds up to 16 such pictures
 MAX_ANIMATION_PIXELS = 2**31  # frames x size: 1,000 frames of full HD; all are looked at to learn their delays
 MAX_TRACK_BYTES = 1024 * MIB  # unpacked; an hour at 60 frames/s has 860

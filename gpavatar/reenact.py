@@ -144,7 +144,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     check_output(output, options)
     if output.suffix.lower() in IMAGE_OUT_SUFFIXES and (clip.num_frames > 1 or turntable):
         raise InputError(f"{output}: an image holds one frame; name an .mp4, or a directory for the frames")
-    marks = Marks(options.label, options.consent, tuple(Ingredient(p.name, sha256_of(p)) for p in options.inputs))
+    marks = Marks(options.label, options.consent)
     depth = AHEAD_WITH_PICTURES if options.compare else AHEAD
     with (
         warnings_in_lines() as warned,
@@ -156,6 +156,8 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         avatar = _avatar(sources, options, watch)
         if options.save_avatar:
             avatar.save(options.save_avatar)
+        # only now, for a stranger's file may be long and no picture
+        marks = replace(marks, inputs=tuple(Ingredient(path.name, sha256_of(path)) for path in options.inputs))
         frames = held(next(ahead)) if turntable else ahead
         num_frames = TURNTABLE_FRAMES if turntable else clip.num_frames
         progress.update(task, description=f"driving {avatar.model.name}", total=num_frames)

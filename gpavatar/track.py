@@ -24,6 +24,7 @@ from gpavatar.config import run_program
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.face.open_head import OpenHead
 from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
+from gpavatar.media.files import check_writable
 from gpavatar.media.frames import open_frames
 from gpavatar.media.writer import open_writer
 from gpavatar.pipeline import parse_face
@@ -33,6 +34,7 @@ from gpavatar.tracking.tracker import Tracker, TrackerConfig, as_track
 from gpavatar.types import FaceStatus, InputError, Track, TrackedFrame
 
 T = TypeVar("T")
+MAX_SIDE_PX = 4096  # a larger picture is scaled down as it is read: it shows the detector nothing more
 PREVIEW_SIDE_PX = 1280
 STATUS_COLOURS = {FaceStatus.TRACKED: (80, 255, 120), FaceStatus.INTERPOLATED: (255, 200, 60)}
 
@@ -65,9 +67,12 @@ def track(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
         raise InputError(f"{options.output}: a track is an .npz file; give -o a name that ends so")
     if options.focal is not None and not 0.2 <= options.focal <= 50:
         raise InputError(f"focal {options.focal:g}: must lie between 0.2 and 50 longer picture sides")
+    for path in (options.output, options.preview):
+        if path is not None:
+            check_writable(path)
     head = OpenHead.load()
     config = TrackerConfig(parse_face(options.face), options.mode, options.focal, lookahead_s=math.inf)
-    reader = open_frames(options.input, start_s=options.start, end_s=options.end)
+    reader = open_frames(options.input, max_side_px=MAX_SIDE_PX, start_s=options.start, end_s=options.end)
     total = reader.info.num_frames_estimate
     with _progress() as progress:
         task = progress.add_task("tracking", total=total)
@@ -124,7 +129,7 @@ def _counted(items: Iterable[T], progress: Progress, task) -> Iterator[T]:
 
 def _progress() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
 
 
 def _sha256(path: Path) -> str:

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.progress import track
 
 from gpavatar.config import run_program
+from gpavatar.limits import MAX_VIDEO_PIXELS
 from gpavatar.media.frames import image_files, open_frames
 from gpavatar.media.label_reader import label_seen
 from gpavatar.media.provenance import Credentials, read_credentials
 from gpavatar.media.watermark_reader import read_watermark
+from gpavatar.types import InputError
 
 LOOKED_AT_S = 4.0  # of a video; the mark is the same in all of it
 MAX_PIXELS = 150_000_000  # of the frames looked at together: large ones need not be as many
@@ -103,6 +105,10 @@ class _Looking:
 
     def __init__(self, file: Path):
         self._frames = open_frames(file, end_s=LOOKED_AT_S)
+        info = self._frames.info
+        if info.width_px * info.height_px > MAX_VIDEO_PIXELS:
+            size = f"{info.width_px}x{info.height_px} px"
+            raise InputError(f"{file}: {size} are more than any result has; scale it down (half the size is no harm)")
         self._sum, self._count = np.zeros(()), 0
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:

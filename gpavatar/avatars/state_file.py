@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 import torch
 from jaxtyping import jaxtyped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gpavatar.limits import MAX_AVATAR_BYTES
@@ -31,10 +31,8 @@ def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
     tensors = {name: _pack(tensor).contiguous() for name, tensor in _flatten(state, "")}
     with whole_file(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(tensors, temporary, {"format": FORMAT, **metadata})
-        except SafetensorError as error:  # how safetensors reports what the system refused
-            raise OSError(str(error)) from error
+        # not save_file: it writes under a name of its own, which a killed process leaves for ever
+        temporary.write_bytes(save(tensors, {"format": FORMAT, **metadata}))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

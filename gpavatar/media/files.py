@@ -53,6 +53,17 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Make the directory of `path`; InputError where it cannot be written, before any work is done for it."""
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def temporary_name(path: Path, step: str = "") -> Path:
     """A hidden name beside `path`, with the same suffix, that no other process uses; it says whose it is.
 

@@ -13,7 +13,16 @@ from PIL import Image
 
 from gpavatar.limits import MAX_ANIMATION_PIXELS
 from gpavatar.media.files import check_file, check_range, fit_size
-from gpavatar.media.image import IMAGE_SUFFIXES, damage_named, flatten, is_heif, open_image, read_image, to_srgb
+from gpavatar.media.image import (
+    IMAGE_SUFFIXES,
+    damage_named,
+    flatten,
+    is_heif,
+    is_image,
+    open_image,
+    read_image,
+    to_srgb,
+)
 from gpavatar.media.video import FrameReader, VideoFrame, VideoInfo, open_video
 from gpavatar.types import InputError, InputWarning
 
@@ -37,7 +46,7 @@ def open_frames(
     if path.is_dir():
         return DirectoryReader(path, max_side_px, start_s, end_s, fps)
     check_file(path)
-    if not is_heif(path) and not _is_image(path):
+    if not is_heif(path) and not is_image(path):
         return open_video(path, max_side_px=max_side_px, start_s=start_s, end_s=end_s)
     with open_image(path) as image:
         animated = image.format in ANIMATED_FORMATS and _num_pictures(image, path) > 1
@@ -151,13 +160,3 @@ def image_files(directory: Path) -> list[Path]:
     if not files:
         raise InputError(f"{directory}: no images in this directory; give one with png or jpg frames")
     return files
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        with Image.open(path):
-            return True
-    except Image.DecompressionBombError:
-        return True
-    except Exception:  # what Pillow's readers raise at a damaged header is up to each of them
-        return False

@@ -76,9 +76,7 @@ def open_image(path: Path) -> Image.Image:
     if is_heif(path):
         raise InputError(f"{path}: HEIC photos cannot be read; export it as JPEG or PNG")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+        image = _opened(path)
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels; scale it down") from error
     except PermissionError as error:
@@ -89,6 +87,23 @@ def open_image(path: Path) -> Image.Image:
         image.close()
         raise InputError(f"{path}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels; scale it down")
     return image
+
+
+def is_image(path: Path) -> bool:
+    """Whether Pillow knows the kind of file; one of an absurd size is an image too."""
+    try:
+        with _opened(path):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # what Pillow's readers raise at a damaged header is up to each of them
+        return False
+
+
+def _opened(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+        return Image.open(path)
 
 
 @contextmanager
@@ -118,10 +133,14 @@ def to_srgb(image: Image.Image) -> Image.Image:
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if has_alpha and image.mode != "RGBA":
         image = image.convert("RGBA")
+    if has_alpha and not profile:
+        return image
     alpha = image.getchannel("A") if has_alpha else None
     if has_alpha or image.mode not in ("RGB", "CMYK", "L"):
         image = image.convert("RGB")
-    image = _in_srgb(image, profile).convert("RGB")
+    image = _in_srgb(image, profile)
+    if image.mode != "RGB":  # convert copies even where there is nothing to do
+        image = image.convert("RGB")
     if alpha is not None:
         image.putalpha(alpha)
     return image
@@ -137,11 +156,11 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, np.float32)
+    values = np.array(image, np.float32)
     # floats are taken as [0, 1] unless they go beyond; integers as 16 bit unless they fit into 8
     top = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
     top = 65535.0 if image.mode.startswith("I;16") else top
-    values = np.nan_to_num(values)
+    np.nan_to_num(values, copy=False)
     values *= 255 / top
     return Image.fromarray(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8), "L")
 

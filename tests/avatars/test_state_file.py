@@ -135,7 +135,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(state, file, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gpavatar.avatars.state_file.save_file", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(InputError, match="No space left"):
         save_state(state, file, IDENTITY)
     assert file.read_bytes() == before

@@ -155,8 +155,8 @@ BROKEN = {
     "empty": (lambda path: path.touch(), "is empty"),
     "text": (lambda path: path.write_text("hello " * 99), "not an image"),
     "cut off": (cut, "cut off or damaged"),
-    "bomb": (lambda path: path.write_bytes(absurd_png(100_000, 100_000)), "more than 150 million pixels"),
-    "large": (lambda path: path.write_bytes(absurd_png(13_000, 12_000)), "more than 150 million pixels"),
+    "bomb": (lambda path: path.write_bytes(absurd_png(100_000, 100_000)), "more than 120 million pixels"),
+    "large": (lambda path: path.write_bytes(absurd_png(11_000, 11_000)), "more than 120 million pixels"),
     "iPhone": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99)), "HEIC photos cannot be read"),
     "film": (lambda path: awkward.write_clip(path.with_suffix(".mp4"), [PICTURE]).rename(path), "not an image"),
 }
