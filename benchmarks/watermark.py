@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -71,37 +72,41 @@ def watermark(
     clips: Path | None = None,
     limit: int = 20,
     count: int = FALSE_POSITIVE_FRAMES,
-    first: int = 0,
+    resume: bool = False,
 ) -> None:
-    """Measure one part or all; `limit` of the clips are marked; `count` unmarked frames are read from the `first` on."""
+    """Measure: `limit` of the clips marked, `count` frames unmarked; `resume` goes on where a run was cut short."""
     if part in ("all", "robustness"):
-        robustness(clips, limit)
+        robustness(clips, limit, resume)
     if part in ("all", "false-positives"):
-        false_positives(clips, count, first)
+        false_positives(clips, count, resume)
     if part in ("all", "speed"):
         speed()
 
 
-def robustness(clips: Path | None, limit: int) -> None:
+def robustness(clips: Path | None, limit: int, resume: bool) -> None:
     """Mark, write as the program does, change, read; `limit` clips of the directory, spread over it."""
-    rng = np.random.default_rng(0)
-    found = []
-    for name, fps, frames in track(_hosts(clips, limit), "robustness", total=4 + (limit if clips else 0)):
-        found += _survival(name, fps, frames, int(rng.integers(2**32)))
-    _merge({"robustness": list(map(asdict, found))})
+    found = _results().get("robustness", []) if resume else []
+    done = {row["host"] for row in found}
+    for name, host in track(list(_hosts(clips, limit)), "robustness"):
+        if name not in done:
+            frames, fps = host()
+            found += map(asdict, _survival(name, fps, frames))
+            _merge({"robustness": found})
 
 
-def false_positives(clips: Path | None, count: int, first: int) -> None:
-    """Read single frames that nobody marked; `first` goes on where another run ended."""
-    results = _results().get("false_positives", {}) if first else {}
-    read = results.get("read", 0)
-    peaks = results.get("peaks", [])
-    frames = islice(_unmarked(clips, FALSE_POSITIVE_FRAMES), first, first + count)
-    for frame in track(frames, "unmarked frames", total=count):
+def false_positives(clips: Path | None, count: int, resume: bool) -> None:
+    """Read single frames that nobody marked."""
+    found = _results().get("false_positives") if resume else None
+    found = found or {"frames": 0, "read": 0, "peaks": [], "clips": bool(clips)}
+    frames = islice(_unmarked(clips, count), found["frames"], count)
+    for frame in track(frames, "unmarked frames", total=count - found["frames"]):
         reading = read_watermark([frame])
-        read += reading.payload is not None
-        peaks.append(reading.peak)
-    _merge({"false_positives": {"frames": len(peaks), "read": read, "peaks": peaks, "clips": bool(clips)}})
+        found["frames"] += 1
+        found["read"] += reading.payload is not None
+        found["peaks"].append(reading.peak)
+        if found["frames"] % 50 == 0:
+            _merge({"false_positives": found})
+    _merge({"false_positives": found})
 
 
 def speed(repeats: int = 60) -> None:
@@ -118,21 +123,29 @@ def speed(repeats: int = 60) -> None:
     _merge({"speed": found | {"machine": f"{os.cpu_count()} cores, {_cpu_name()}"}})
 
 
-def _hosts(clips: Path | None, limit: int) -> Iterator[tuple[str, float, list[Frame]]]:
-    """What the program makes out of the demo's files, unmarked, and then real videos."""
-    avatar = gpavatar.create_avatar([fetch("astronaut")])
+def _hosts(clips: Path | None, limit: int) -> Iterator[tuple[str, Callable[[], tuple[list[Frame], float]]]]:
+    """What the program makes out of the demo's files, unmarked, and then real videos: a name, and how to get it."""
     for size, background in ((512, "source"), (512, "#000000"), (256, "source"), (256, "#d0d0d0")):
-        clip = gpavatar.DrivingClip(fetch("pexels_clip"), start_s=3.0, end_s=7.0)
-        driven = avatar.drive(clip, size_px=size, background=background)
-        yield f"reenact, background {background}", clip.fps, [gpavatar.to_u8(frame.image) for frame in driven]
+        yield f"reenact {size}², background {background}", partial(_reenacted, size, background)
     files = sorted(clips.glob("*.mp4")) if clips else []
     for file in files[:: max(1, len(files) // limit)][:limit]:
-        reader = open_video(file, end_s=LENGTH_S)
-        yield file.stem, reader.info.fps, [frame.image_u8 for frame in reader]
+        yield file.stem, partial(_filmed, file)
 
 
-def _survival(name: str, fps: float, frames: list[Frame], payload: int) -> Iterator[Survival]:
+def _reenacted(size: int, background: str) -> tuple[list[Frame], float]:
+    clip = gpavatar.DrivingClip(fetch("pexels_clip"), start_s=3.0, end_s=7.0)
+    driven = gpavatar.create_avatar([fetch("astronaut")]).drive(clip, size_px=size, background=background)
+    return [gpavatar.to_u8(frame.image) for frame in driven], clip.fps
+
+
+def _filmed(file: Path) -> tuple[list[Frame], float]:
+    reader = open_video(file, end_s=LENGTH_S)
+    return [frame.image_u8 for frame in reader], reader.info.fps
+
+
+def _survival(name: str, fps: float, frames: list[Frame]) -> Iterator[Survival]:
     height, width = frames[0].shape[:2]
+    payload = int(np.random.default_rng(list(name.encode())).integers(2**32))
     marked = [add_watermark(frame, payload) for frame in frames]
     psnr = min(_psnr_db(before, after) for before, after in zip(frames, marked, strict=True))
     written = _through_h264(marked, fps, crf=18, preset="veryfast")
@@ -142,7 +155,7 @@ def _survival(name: str, fps: float, frames: list[Frame], payload: int) -> Itera
         starts = range(0, max(1, len(changed) - length + 1), step)
         readings = [read_watermark(changed[start : start + length]) for start in starts]
         right = [reading.bit_error for reading in readings if reading.payload == payload]
-        errors = round(max(right, default=float("nan")), 3)
+        errors = round(max(right, default=1.0), 3)
         yield Survival(name, f"{width}x{height}", change, round(psnr, 2), len(readings), len(right), errors)
 
 
@@ -208,7 +221,6 @@ def _merge(part: dict) -> None:
     report = _results() | part | {"commit": code_version()}
     (RESULTS / "watermark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "watermark.md").write_text(_page(report), encoding="utf-8")
-    print(_page(report))
 
 
 def _page(report: dict) -> str:
