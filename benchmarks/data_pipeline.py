@@ -3,9 +3,10 @@
     python -m benchmarks.data_pipeline --only speed     # one process, one Ray worker, two Ray workers, at 512 px
     python -m benchmarks.data_pipeline --only kill      # SIGKILL at random moments, twenty times, the bytes compared
 
+    python -m benchmarks.data_pipeline --only verdicts --footage FOLDER       # what becomes of the clips of a folder
     python -m benchmarks.data_pipeline --only sets --sets SETS    # what `python -m data_prep own --out SETS` made
 
-The first two write what they measured into benchmarks/results/data_prep.json and .md, and leave the other's figures.
+The first three write what they measured into benchmarks/results/data_prep.json and .md, and leave the other figures.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 TARGET_FPS, TARGET_GAIN, TARGET_KILLS = 15.0, 1.5, 20
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the demo clip at which the clips of the measurement begin
 CLIP_FRAMES = 236
+JUDGED_PX = (256, 512)
 KILL_CONFIG = PrepConfig(size_px=128, matte_px=128, choose=ChooseConfig(frames=6))
 
 
@@ -76,12 +78,22 @@ class Kills:
     lost: int  # clips that are missing
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A clip and what became of it at each of `JUDGED_PX`."""
+
+    clip: str
+    size: str
+    verdicts: tuple[str, ...]
+
+
 def main(
-    only: tuple[Literal["speed", "kill", "sets"], ...] = ("speed", "kill"),
+    only: tuple[Literal["speed", "kill", "verdicts", "sets"], ...] = ("speed", "kill"),
     workers: tuple[int, ...] = (0, 1, 2),
     sets: Path | None = None,
+    footage: Path | None = None,
 ) -> None:
-    """Measure; `workers` 0 is this process alone."""
+    """Measure; `workers` 0 is this process alone, `footage` for verdicts, `sets` for sets."""
     RESULTS.mkdir(exist_ok=True)
     if "sets" in only:
         if sets is None:
@@ -99,6 +111,10 @@ def main(
         if "kill" in only:
             clips(Path(folder) / "killed" / "in", frames=40, side_px=160)
             report["kill"] = asdict(kill(Path(folder) / "killed"))
+        if "verdicts" in only:
+            if footage is None:
+                raise InputError("--footage is missing: a folder of clips")
+            report["verdicts"] = [asdict(row) for row in verdicts(footage, Path(folder) / "judged")]
     report |= {"commit": code_version(), "machine": f"{os.cpu_count()} cores, {_cpu_name()}"}
     path.write_text(json.dumps(report, indent=1) + "\n")
     text = _page(report)
@@ -154,6 +170,19 @@ def kill(folder: Path, kills: int = TARGET_KILLS) -> Kills:
         found = _digests(out)
         sets, identical, lost = sets + 1, identical + (found == expected), lost + len(expected.keys() - found.keys())
     return Kills(done, sets, identical, twice, lost)
+
+
+def verdicts(footage: Path, out: Path) -> list[Judged]:
+    """What the default filters say of every clip of a folder, for sets of 256 and 512 px."""
+    rows: dict[str, list[str]] = {}
+    for size_px in JUDGED_PX:
+        config = PrepConfig(size_px=size_px, choose=ChooseConfig(frames=4))
+        place = out / str(size_px)
+        for clip in run(find_folder(footage, place / "work" / "unpacked"), place, config).clips:
+            cut = clip.cut
+            size = f"{cut.width_px}x{cut.height_px}, {cut.fps:.4g} frames/s, {cut.num_frames} frames"
+            rows.setdefault(clip.clip, [size]).append(f"{clip.dropped}: {clip.why}" if clip.dropped else "kept")
+    return [Judged(clip, size, tuple(said)) for clip, (size, *said) in rows.items()]
 
 
 def _killed_run(source: Path, out: Path, after_s: float | None) -> bool:
@@ -248,6 +277,11 @@ def _page(report: dict) -> str:
             f"{kills.lost} lost.",
             "",
         ]
+    if "verdicts" in report:
+        lines += ["## Verdicts on awkward clips, default filters", ""]
+        lines += [f"| clip | footage | {' | '.join(f'for {px} px' for px in JUDGED_PX)} |", "|---|---|---|---|"]
+        lines += [f"| {row['clip']} | {row['size']} | {' | '.join(row['verdicts'])} |" for row in report["verdicts"]]
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from gpavatar.media.video import open_video
 from gpavatar.media.writer import VideoWriter
 
 FPS = 25.0
-NUM_FRAMES = 30
+NUM_FRAMES = 26
 # A hand before the mouth hides 0.18 of the face.
 SMALL = PrepConfig(128, 128, filters=FilterConfig(max_occluded=0.15), choose=ChooseConfig(frames=4, even=2))
 
