@@ -162,13 +162,13 @@ def _keep(records: list[ClipRecord], footage: Footage, place: Workplace, config:
     """Stage matte for these clips, in one pass over the footage."""
     if not records:
         return
-    tracks = {record.clip: load_track(place.track_file(record.clip)) for record in records}
     with closing(_pictures(footage, records)) as pictures:
         for record in records:
-            wanted = [next(pictures) for _ in record.choose.frames]
+            track = load_track(place.track_file(record.clip))
+            # one full picture at a time: at 4K those of a clip would take a gigabyte
             matted = [
-                matted_frame(image_u8, record, tracks[record.clip], index, config.size_px, config.matte_px)
-                for index, image_u8 in zip(record.choose.frames, wanted, strict=True)
+                matted_frame(next(pictures), record, track, index, config.size_px, config.matte_px)
+                for index in record.choose.frames
             ]
             _write_part(record, matted, place, config)
 
