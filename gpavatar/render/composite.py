@@ -32,4 +32,4 @@ def accumulate(
     weights: Float[Tensor, "*batch sample"], values: Float[Tensor, "*batch sample channel"]
 ) -> Float[Tensor, "*batch channel"]:
     """Σ_i w_i v_i."""
-    return (weights[..., None, :] @ values)[..., 0, :]
+    return (weights[..., None, :].to(values.dtype) @ values)[..., 0, :]

@@ -48,7 +48,8 @@ def camera_rays(camera: Camera, size_px: int, grid: PixelGrid = "centres") -> Ra
     focal, centre = camera.intrinsics[:, None, :2], camera.intrinsics[:, None, 2:]
     xy = (uv - (2 * centre - 1)) / (2 * focal)
     view = torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
-    dirs = torch.nn.functional.normalize(view @ camera.c2w[:, :3, :3].transpose(-1, -2), dim=-1)
+    with torch.autocast(view.device.type, enabled=False):  # a direction of 8 bits would not find its pixel
+        dirs = torch.nn.functional.normalize(view @ camera.c2w[:, :3, :3].transpose(-1, -2), dim=-1)
     origins = camera.c2w[:, None, :3, 3].expand_as(dirs)
     near, far, hit = cube_span(origins, dirs)
     return Rays(origins, dirs, near, far, hit)

@@ -52,5 +52,6 @@ def align(
     steps = (torch.arange(size_px, dtype=images.dtype, device=images.device) + 0.5) * (2 / size_px) - 1
     y, x = torch.meshgrid(-steps, steps, indexing="ij")
     square = torch.stack([x, y, torch.zeros_like(x)], -1).flatten(0, 1)
-    at = camera.project(square.expand(len(images), -1, -1)).unflatten(1, (size_px, size_px))
+    with torch.autocast(images.device.type, enabled=False):  # places of 8 bits would be blocks of pixels
+        at = camera.project(square.expand(len(images), -1, -1)).unflatten(1, (size_px, size_px))
     return functional.grid_sample(images, at * 2 - 1, align_corners=False)

@@ -35,7 +35,8 @@ def sample_planes(
     """
     batch = points.shape[0]
     at = project(points, names).flatten(0, 1)[:, None]
-    found = functional.grid_sample(planes.flatten(0, 1), at.to(planes.dtype), align_corners=False)
+    precise = torch.promote_types(planes.dtype, points.dtype)  # places are never rounded to half precision
+    found = functional.grid_sample(planes.flatten(0, 1).to(precise), at.to(precise), align_corners=False)
     found = found[:, :, 0].unflatten(0, (batch, len(names)))
     if reduce == "concat":
         return found.permute(0, 3, 1, 2).flatten(2)

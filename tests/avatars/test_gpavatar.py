@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal
-from gpavatar.camera import Camera
+from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.config import load_config
+from gpavatar.field.radiance import FieldSamples
+from gpavatar.render.rays import camera_rays
+from gpavatar.render.volume import VolumeConfig, render_volume
 from gpavatar.triplane.attention import AttentionConfig
 from gpavatar.triplane.encoder import align
+from gpavatar.triplane.lookup import sample_planes
 from tests.avatars.tiny_gpavatar import tiny_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -143,3 +147,54 @@ def test_pixels_of_an_aligned_photo_are_texels_of_the_plane(generator):
     images = torch.rand(1, 1, 3, 16, 16, generator=generator)
     planes = net.encode(images)
     torch.testing.assert_close(planes[0, 0, 0, :3], images[0, 0].flip(-2))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a plane "xy" shows, on a thin sheet at z = 0."""
+
+    planes: torch.Tensor
+
+    def over_pass(self, points):
+        return self
+
+    def __call__(self, points, dirs):
+        feats = sample_planes(self.planes, points, reduce="concat")[..., :3]
+        return FieldSamples(400 * torch.exp(-((points[..., 2] / 0.02) ** 2)), feats)
+
+
+def test_a_photo_through_all_conventions_is_the_photo():
+    """Aligned, flipped, looked up, and rendered from its own camera, turned and off centre: the photo again."""
+    turn = axis_angle_to_matrix(torch.tensor([0.15, 0.4, 0.1]))
+    w2c = torch.eye(4)
+    w2c[:3, :3] = torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ turn
+    w2c[:3, 3] = torch.tensor([0.1, -0.2, 10.0])
+    camera = Camera.from_w2c(w2c[None], torch.tensor([[5.0, 5.0, 0.55, 0.5]]))
+    steps = (torch.arange(256) + 0.5) / 256
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
+    photo = torch.stack([u, v, 0.5 + 0.5 * torch.sin(9 * u - 4 * v)])[None]
+    plane = align(photo, camera, 128).flip(-2)
+    planes = torch.stack([plane, 0 * plane, 0 * plane], 1)
+    seen = render_volume(Sheet(planes), camera_rays(camera, 32), VolumeConfig(32, 48, 48)).fine
+    found = seen.feats[0].T.reshape(3, 32, 32)
+    small = torch.nn.functional.avg_pool2d(photo[0], 8)
+    whole = (seen.opacity[0] > 0.99).reshape(32, 32)[None].float()
+    inner = 1 - torch.nn.functional.max_pool2d(1 - whole, 5, stride=1, padding=2)  # away from the sheet's edge
+    assert inner.mean() > 0.4
+    error = (found - small) * inner
+    # Measured 0.023 and 0.006 (a pixel is 0.031): the soft sheet is seen a little before z = 0.
+    assert error.abs().max() < 0.05 and error.abs().sum() / (3 * inner.sum()) < 0.012
+
+
+def test_half_precision_keeps_places(generator):
+    """Under bf16 the networks round, geometry does not. Measured: the image differs by 0.003."""
+    images, signal, camera = inputs(generator)
+    net = made(tiny_config())
+    with torch.no_grad():
+        wanted = net(images, signal, camera)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = net(images, signal, camera)
+            rays, placed = camera_rays(camera, 8), net.align(images[:, 0], camera)
+    torch.testing.assert_close(rays.dirs, camera_rays(camera, 8).dirs, rtol=0, atol=0)
+    torch.testing.assert_close(placed, net.align(images[:, 0], camera), rtol=0, atol=0)
+    assert (found.image - wanted.image).abs().max() < 0.006
