@@ -108,7 +108,10 @@ class PairLoader:
         num_workers: int = 0,
         seed: int = 0,
         rank: int = 0,
+        from_start: bool = False,
     ):
+        """`from_start`: every loop begins at step 0, for validation, which may be left early."""
+        self.from_start = from_start
         self.schedule, self.source, self.device = schedule, source, torch.device(device)
         self.augmentation, self.seed, self.rank = augmentation, seed, rank
         self.mirror = mirror.to(device) if mirror else None
@@ -133,6 +136,8 @@ class PairLoader:
         return self.schedule.num_steps
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.from_start:
+            self.place = Place(0, 0)
         batches = map(self._batches.__getitem__, self._places) if self._workers is None else iter(self._workers)
         for place, raw in batches:
             if isinstance(raw, InputError):

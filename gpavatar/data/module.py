@@ -111,7 +111,7 @@ class ShardDataModule(LightningDataModule):
             frames, config.sampling, config.batch_size, config.val_per_clip, config.val_sources, *self._ranks()
         )
         source = StreamedFrames(self._opened("val"), frames)
-        return PairLoader(schedule, source, device=self._device(), num_workers=config.num_workers)
+        return PairLoader(schedule, source, device=self._device(), num_workers=config.num_workers, from_start=True)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Lightning's own way does not know frozen values; the loader has brought the batch there already."""
