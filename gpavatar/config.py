@@ -25,10 +25,11 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpavatar.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH
-from gpavatar.types import GpavatarError, InputError, InputWarning
+from gpavatar.types import GpavatarError, InputError, InputWarning, one_line
 
 __all__ = ["MISSING", "Program", "did_you_mean", "load_config", "run_program", "warnings_in_lines"]
 
+MAX_MESSAGE = 1500  # letters; a message may quote a file
 T = TypeVar("T")
 Program = Callable[..., int | None] | dict[str, Callable[..., int | None]]
 
@@ -64,7 +65,7 @@ def run_program(program: Program, argv: Sequence[str] | None = None, prog: str |
         with _sigterm_as_ctrl_c(), warnings_in_lines():
             return _parsed(program, sys.argv[1:] if argv is None else argv, prog or Path(sys.argv[0]).name)() or 0
     except GpavatarError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error, MAX_MESSAGE)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing unfinished was left", file=sys.stderr)
@@ -124,7 +125,7 @@ def warnings_in_lines() -> Iterator[list[str]]:
         if not issubclass(category, InputWarning):
             return shown_before(message, category, *where)
         said.append(str(message))
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(message, MAX_MESSAGE)}", file=sys.stderr)
 
     warnings.showwarning = show
     try:
@@ -171,21 +172,21 @@ def _yaml(text: str, where: str):
                 raise InputError(f"{where}: nested more than {MAX_YAML_DEPTH} deep; give the right file")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid yaml: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: not valid yaml: {one_line(error)}") from error
     except ValueError as error:  # a date that is none, a number of thousands of digits
-        raise InputError(f"{where}: not valid yaml: {error}") from error
+        raise InputError(f"{where}: not valid yaml: {one_line(error)}") from error
 
 
 def _merge(config, changes: dict | list[str], where: str):
     try:
         return OmegaConf.merge(config, OmegaConf.from_dotlist(changes) if isinstance(changes, list) else changes)
     except TypeError as error:  # a list where a mapping belongs
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {one_line(error)}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{where}: {_one_line(error)}") from error
 
 
 def _one_line(error: OmegaConfBaseException) -> str:
     """OmegaConf's first line, led by the full key that the lines after it hold."""
-    message = str(error).splitlines()[0]
-    return f"{error.full_key}: {message}" if error.full_key else message
+    message = one_line(str(error).splitlines()[0])
+    return f"{one_line(error.full_key)}: {message}" if error.full_key else message

@@ -53,6 +53,12 @@ class InputWarning(UserWarning):
     """A file given by the user can be used only in part; a program prints the message as one line and goes on."""
 
 
+def one_line(error: BaseException | str, length: int = 200) -> str:
+    """What a library says, fit for one line: it may quote the file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:length]
+
+
 class FaceStatus(IntEnum):
     """How the parameters of a frame were found. Only TRACKED rests on a detection in that very frame."""
 

@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gpavatar.limits import MAX_AVATAR_BYTES
-from gpavatar.media.files import one_line, whole_file
-from gpavatar.types import InputError
+from gpavatar.media.files import whole_file
+from gpavatar.types import InputError, one_line
 
 State = TypeVar("State")
 FORMAT = "gpavatar avatar"

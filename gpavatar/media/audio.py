@@ -11,9 +11,8 @@ from pathlib import Path
 
 import av
 
-from gpavatar.media.files import one_line
 from gpavatar.media.video import clock_origin, open_container
-from gpavatar.types import InputWarning
+from gpavatar.types import InputWarning, one_line
 
 COPIED_CODECS = ("aac", "mp3")  # what every browser plays out of an mp4
 AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)

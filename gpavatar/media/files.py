@@ -104,9 +104,3 @@ def _is_running(pid: int) -> bool:
 def cannot_write(path: Path, error: OSError) -> InputError:
     """The one line for a file that could not be written."""
     return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place or free some space")
-
-
-def one_line(error: BaseException, length: int = 200) -> str:
-    """What a library says, fit for one line: it may quote the file."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:length]

@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from gpavatar.limits import MAX_IMAGE_PIXELS
-from gpavatar.media.files import check_file, fit_size, one_line, whole_file
-from gpavatar.types import InputError
+from gpavatar.media.files import check_file, fit_size, whole_file
+from gpavatar.types import InputError, one_line
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -17,9 +17,8 @@ import c2pa
 from PIL import Image
 
 from gpavatar import __version__
-from gpavatar.media.files import one_line
 from gpavatar.media.producer import Producer
-from gpavatar.types import InputError
+from gpavatar.types import InputError, one_line
 
 # IPTC's codes for how a picture came about. Ours mix parts of real photos with what a learned model adds.
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"

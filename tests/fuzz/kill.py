@@ -113,7 +113,7 @@ def run(job: Job, environment: dict[str, str], kill_after_s: float | None = None
     process = subprocess.Popen(
         job.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
-    while after_begun_file and process.poll() is None and set(job.left_overs()) <= old:
+    while after_begun_file and process.poll() is None and not any(map(has_content, set(job.left_overs()) - old)):
         time.sleep(0.002)
     try:
         _, said = process.communicate(timeout=kill_after_s)
@@ -123,6 +123,14 @@ def run(job: Job, environment: dict[str, str], kill_after_s: float | None = None
         return True
     assert process.returncode == 0, f"{job.name} failed: {said.decode()}"
     return False
+
+
+def has_content(path: Path) -> bool:
+    """Whether a file has been begun: one without content only tries whether the place can be written."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def whole_video(num_frames: int):
