@@ -193,7 +193,7 @@ def _resized(frame: Frame) -> Frame:
 
 
 def _psnr_db(before: Frame, after: Frame) -> float:
-    return 10 * np.log10(255**2 / max(1e-9, np.mean((after.astype(np.float32) - before) ** 2)))
+    return float(10 * np.log10(255**2 / np.mean((after.astype(np.float32) - before) ** 2)))
 
 
 def _milliseconds(call: Callable[[], object], repeats: int) -> float:
