@@ -12,7 +12,7 @@ from gpavatar.__main__ import main
 from gpavatar.avatars.checkpoint import read_weights
 from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal
 from gpavatar.avatars.official import IGNORED, NUM_VERTS, convert, official_config, our_name, read_released
-from gpavatar.camera import Camera
+from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.field import point_field
 from gpavatar.types import InputError
 from tests.avatars.released_weights import case, images, released_state
@@ -137,3 +137,14 @@ def test_export_writes_what_a_model_reads(state, tmp_path):
 def test_export_names_its_result_as_it_is(tmp_path, capsys):
     assert main(["export", "--from-official", "x.ckpt", "-o", str(tmp_path / "out.pt")]) == 2
     assert "safetensors" in capsys.readouterr().err
+
+
+def test_their_camera_is_ours(generator):
+    """x_view = x R + T with +x left and +y up, ndc = 12 (x, y) / z, column (1 − ndc_x) / 2: PyTorch3D's rule."""
+    rotation = axis_angle_to_matrix(torch.randn(3, 3, generator=generator))
+    translation = torch.tensor([[0.1, -0.2, 12.0]]).expand(3, 3)
+    points = torch.rand(3, 7, 3, generator=generator) - 0.5
+    view = points @ rotation + translation[:, None]
+    wanted = (1 - 12 * view[..., :2] / view[..., 2:]) / 2
+    camera = Camera.from_pytorch3d(torch.cat([rotation, translation[..., None]], -1), 12.0)
+    torch.testing.assert_close(camera.project(points), wanted, atol=1e-5, rtol=0)
