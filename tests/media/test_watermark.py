@@ -16,8 +16,10 @@ from skimage.data import astronaut
 from gpavatar.media import watermark_code
 from gpavatar.media.watermark import (
     CHIPS_PER_BIT,
+    LOUDEST_FRAME,
     SYNC_AMPLITUDE,
     SYNC_CHIPS,
+    TILE_PX,
     add_watermark,
     amplitude,
     band_filter,
@@ -225,3 +227,19 @@ def test_what_was_not_marked_has_no_payload(clip, rng):
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def test_marking_is_the_equation_it_says(rng):
+    """clip(image + round(amplitude · pattern)), in plain numpy."""
+    image = rng.integers(117, 123, (2 * TILE_PX, 3 * TILE_PX, 3), np.uint8)
+    change = amplitude(image) * np.tile(tile_pattern(PAYLOAD), (2, 3))
+    assert np.sqrt((change**2).mean()) < LOUDEST_FRAME
+    slow = np.clip(image + np.rint(change)[..., None], 0, 255).astype(np.uint8)
+    assert np.array_equal(add_watermark(image, PAYLOAD), slow)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (5, 300), (300, 3)])
+def test_the_smallest_pictures_are_no_error(size):
+    image = np.full((*size, 3), 90, np.uint8)
+    assert add_watermark(image, PAYLOAD).shape == image.shape
+    assert read_watermark([image]).payload is None
