@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,8 +86,9 @@ print(hashlib.sha256(image.numpy().tobytes()).hexdigest())
 def test_a_seed_is_the_same_picture_in_another_process():
     person = SyntheticPerson.random(6, style="buzz", texture_size=64, glasses=1.0)
     here = hashlib.sha256(render(person, person.params(), camera(), 64).image.numpy().tobytes()).hexdigest()
-    there = subprocess.run([sys.executable, "-c", PICTURE], capture_output=True, text=True, check=True).stdout.strip()
-    assert here == there
+    root = Path(__file__).parents[2]
+    there = subprocess.run([sys.executable, "-c", PICTURE], cwd=root, capture_output=True, text=True, check=True)
+    assert here == there.stdout.strip()
 
 
 def test_glasses_change_nothing_but_glasses():
