@@ -34,14 +34,14 @@ SMALL_PX = 160  # below this side a picture holds too little of a tile: the patt
 # picture in pixels, within bounds (below the lower, rounding to whole levels erases the pattern); there in black, by
 # how much more; per grey level of local standard deviation; at most; and over the whole frame (42.2 dB).
 FLAT_PX, FLAT_BOUNDS, IN_BLACK = 384.0, (0.6, 1.9), 0.8
-PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.12, 2.6, 1.95
+PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.06, 2.6, 1.95
 DARK_LEVEL = 48.0  # below it a screen shows a grey level ever less
 
 
 def add_watermark(image_u8: UInt8[np.ndarray, "height width 3"], payload: int) -> UInt8[np.ndarray, "height width 3"]:
     """A copy of the frame with the pattern of `payload` (32 bits) added to its brightness, at 42 dB or better.
 
-    image + round(amplitude · pattern), the same in red, green and blue; about 2 ms at 512².
+    image + round(amplitude · pattern), the same in red, green and blue; about 1 ms at 512².
     """
     height, width = image_u8.shape[:2]
     change = _frame_pattern(payload, height, width) * amplitude(image_u8)
