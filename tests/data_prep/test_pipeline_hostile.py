@@ -116,7 +116,7 @@ def test_the_run_goes_on(two_clips, tmp_path, recwarn) -> None:
     """One good file among damaged and hostile ones."""
     folder, rng = tmp_path / "in", random.Random(1)
     folder.mkdir()
-    good = (two_clips / "turning.mp4").read_bytes()
+    good = (two_clips / "smiling.mp4").read_bytes()
     (folder / "good.mp4").write_bytes(good)
     for number in range(6):
         (folder / f"mutant{number}.mp4").write_bytes(mutated(good, rng))
@@ -127,7 +127,7 @@ def test_the_run_goes_on(two_clips, tmp_path, recwarn) -> None:
     (folder / "folder_link").symlink_to("/etc")
     HOSTILE["upwards.tar"](folder / "upwards.tar")
     with tarfile.open(folder / "fine.tar", "w") as file:
-        file.add(two_clips / "others" / "still.mp4", "somebody/still.mp4")
+        file.add(two_clips / "others" / "still.png", "somebody/still.png")
 
     outcome = run(find_folder(folder, tmp_path / "out" / "work" / "unpacked"), tmp_path / "out", SMALL)
     verdicts = {clip.clip: clip.dropped for clip in outcome.clips}
