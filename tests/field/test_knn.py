@@ -72,6 +72,15 @@ def test_ties_go_to_the_lowest_number(backend, data):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_more_ties_than_a_library_is_asked_for(backend, generator):
+    """Sixty-four points equally far, in any order: a library may return whichever it likes."""
+    corners = torch.cartesian_prod(*3 * [torch.tensor([-0.5, 0.5])]).repeat(8, 1)
+    cloud = torch.cat([corners[torch.randperm(64, generator=generator)], corners * 0.9])[torch.arange(127, -1, -1)]
+    check(cloud * torch.tensor([1.0, -1, 1]), torch.zeros(1, 3), 70, backend, levels=(2,))
+    check(torch.cat([corners * 0.9, corners])[64:], torch.zeros(1, 3), 3, backend, levels=(2,))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_entries_do_not_mix(backend, generator):
     clouds, points = torch.rand(3, 90, 3, generator=generator), torch.rand(3, 50, 3, generator=generator)
     index = VoxelIndex(clouds, 4, (4,)) if backend == "torch" else nearest_index(clouds, 4, backend)
