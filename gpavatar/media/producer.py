@@ -27,7 +27,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gpavatar.config import MISSING, load_config
-from gpavatar.media.files import cannot_write
 from gpavatar.types import InputError
 
 CONFIG_NAME, KEY_NAME = "producer.yaml", "signing.pem"
@@ -134,7 +133,11 @@ def _make_once(path: Path, content: Callable[[], bytes]) -> None:
         finally:
             temporary.unlink()
     except OSError as error:
-        raise cannot_write(path, error) from error
+        why = error.strerror or error
+        raise InputError(
+            f"{path}: cannot be written ({why}); the key that signs results is kept there: let XDG_CONFIG_HOME name a "
+            "folder that can be written"
+        ) from error
 
 
 def _new_config() -> bytes:
