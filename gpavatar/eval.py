@@ -64,13 +64,13 @@ def evaluate(
         return _compare(*compare)
     protocol = load_config(ProtocolConfig, config, overrides=set)
     folder = out or OUTPUTS / protocol.name
+    fabric = launched(devices, device) if devices > 1 else None  # before anything lies on a device
     methods = load_methods([*protocol.baselines, *model], device)
     evaluation = Evaluation(protocol, methods, folder, str(choose_device(device)))
-    if devices > 1:
-        if not _on_several_devices(evaluation, devices, device):
-            return 0
-    else:
+    if fabric is None:
         _one_after_the_other(evaluation)
+    elif not share(evaluation, fabric):
+        return 0
     summary = write_results(evaluation)
     print(f"{folder}/report.html  table.md  {METRICS_FILE}  {FRAMES_FILE}")
     if blind:
@@ -117,26 +117,26 @@ def _one_after_the_other(evaluation: Evaluation) -> None:
             progress.update(task, advance=1, description=done)
 
 
-def _on_several_devices(evaluation: Evaluation, devices: int, device: str) -> bool:
-    """Share what is missing among devices; True in the process that goes on to write the results."""
-    from pytorch_lightning import LightningModule, Trainer
-    from torch.utils.data import DataLoader
+def launched(devices: int, device: str):
+    """A process for each device from here on, by Lightning's launcher: the same program, each on a device of its own.
 
-    class Measure(LightningModule):
-        """Knows what is to do by its number."""
+    Not its Trainer, which there is nothing to train for, and which resets the process's signal handlers.
+    """
+    from lightning_fabric import Fabric
 
-        def predict_step(self, batch: list[int]) -> None:
-            for number in batch:
-                evaluation.do(missing[number])
+    fabric = Fabric(accelerator="gpu" if choose_device(device).type == "cuda" else "cpu", devices=devices)
+    fabric.launch()
+    return fabric
 
-    missing = evaluation.missing
-    accelerator = "gpu" if choose_device(device).type == "cuda" else "cpu"
-    trainer = Trainer(accelerator=accelerator, devices=devices, logger=False, enable_checkpointing=False)
-    if missing:
-        loader = DataLoader(range(len(missing)), batch_size=1, collate_fn=list)
-        trainer.predict(Measure(), loader, return_predictions=False)
-        trainer.strategy.barrier()
-    return trainer.is_global_zero
+
+def share(evaluation: Evaluation, fabric) -> bool:
+    """Do this process's part of what is missing; True in the process that goes on to write the results."""
+    missing = fabric.broadcast(evaluation.missing)
+    for unit in missing[fabric.global_rank :: fabric.world_size]:
+        evaluation.do(unit)
+        print(f"{evaluation.methods[unit.method].name}, {evaluation.plans[unit.clip].clip}", file=sys.stderr)
+    fabric.barrier()
+    return fabric.is_global_zero
 
 
 def _compare(a: str, b: str) -> int:

@@ -27,7 +27,13 @@ PIPELINE = ["pipeline"]
 PROGRAMS = ["reenact", "track", "train", "eval", "verify", "export", "live", "viewer", "__main__", "__init__"]
 
 # What a name that is imported is called where packages are listed.
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "mediapipe", "pytorch_lightning": "pytorch-lightning", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "mediapipe",
+    "pytorch_lightning": "pytorch-lightning",
+    "lightning_fabric": "pytorch-lightning",
+    "yaml": "pyyaml",
+}
 DISTRIBUTIONS |= {"c2pa": "c2pa-python", "faiss": "faiss-cpu", "dlib": "dlib-bin"}
 # Backends that are used where a user has them; no registry carries a build for every Python.
 FOUND_AT_RUN_TIME = {"nvdiffrast", "pytorch3d"}
@@ -169,7 +175,7 @@ def test_torchvision_is_nowhere_and_lightning_only_where_training_happens():
         tops = {imported.name.split(".")[0] for imported in imports_of(path)}
         assert not tops & {"torchvision", "lpips", "facenet_pytorch"}, where
         if where.parts[0] != "training" and str(where) not in ("data/module.py", "train.py", "eval.py"):
-            assert not tops & {"pytorch_lightning", "lightning", "wandb"}, where
+            assert not tops & {"pytorch_lightning", "lightning_fabric", "lightning", "wandb"}, where
 
 
 def test_drawing_needs_no_detector_no_video_and_no_compiler():

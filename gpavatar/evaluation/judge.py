@@ -35,6 +35,7 @@ from gpavatar.streaming import Stopwatch
 from gpavatar.types import HeadParams, SourceFrame, map_tensors
 
 KEPT_TARGETS = 2  # takes whose true pictures stay in memory: one method after the other is judged on the same clip
+KEPT_SOURCES = 16  # those of a clip
 PICTURE_QUALITY = 92
 NO_FEATURES = torch.zeros(0, 0)
 
@@ -62,6 +63,7 @@ class Judge:
         self.shards, self.config, self.scorer = shards, config, scorer
         self._synthetic: SyntheticTruth | None = None
         self._truths: OrderedDict[tuple, Truth] = OrderedDict()
+        self._sources: OrderedDict[int, SourceFrame] = OrderedDict()
         self._readings: dict[tuple[int, ...], FaceReadings] = {}
         self._inception = None
 
@@ -72,7 +74,7 @@ class Judge:
         takes = []
         for number, rows in enumerate(plan.sources):
             with watch("read"):
-                sources = [source_frame(self._sample(row)) for row in rows]
+                sources = [self._source(row) for row in rows]
             with watch("encode"):
                 state = method.encode(sources)
             for take in plan.takes:
@@ -174,6 +176,13 @@ class Judge:
 
             self._inception = Inception()
         return self._inception(images), self._inception(truth.target.images)
+
+    def _source(self, row: int) -> SourceFrame:
+        if row not in self._sources:
+            self._sources[row] = source_frame(self._sample(row))
+            while len(self._sources) > KEPT_SOURCES:
+                self._sources.popitem(last=False)
+        return self._sources[row]
 
     def _read(self, rows: tuple[int, ...]) -> FaceReadings:
         if rows not in self._readings:

@@ -99,7 +99,7 @@ class SomebodyElse(Right):
 
     def __init__(self, mesh: TexturedMesh, shards: ShardSet) -> None:
         super().__init__(mesh)
-        firsts = [source_frame(shards.sample(int((shards.table.clip == clip).int().argmax()))) for clip in range(3)]
+        firsts = [source_frame(shards.sample(int((shards.table.clip == clip).int().argmax()))) for clip in range(2)]
         self.following = {
             one.image.numpy().tobytes(): other for one, other in zip(firsts, firsts[1:] + firsts[:1], strict=True)
         }
