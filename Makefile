@@ -15,7 +15,7 @@ ARGS   ?=
 # soname:package of what the wheels expect from the system (mediapipe's OpenCV and its GL context), Debian and Ubuntu names.
 SYSTEM_LIBRARIES := libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles2 libglib-2.0.so.0:libglib2.0-0
 
-.PHONY: help setup demo reenact track test test-browser lint format train eval data bench
+.PHONY: help setup demo reenact track test test-browser lint format fuzz kill train eval data bench
 
 help:  ## list the targets
 	@awk '/^[a-z-]+:.*  ## /{name = $$1; sub(/.*  ## /, ""); printf "  %-14s%s\n", name, $$0}' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ test-browser: $(VENV)/installed-dev$(comma)train$(comma)prep  ## load an evaluat
 lint: $(STAMP)  ## check style and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+fuzz: $(STAMP)  ## break N files and have every reader read them: make fuzz N=10000
+	PYTHONPATH=tests $(PYTHON) -m fuzz --cases $(or $(N),1000) $(ARGS)
+
+kill: $(STAMP)  ## cut the power of reenact, track and assets fetch, N times each: make kill N=30
+	PYTHONPATH=tests $(PYTHON) -m fuzz.kill --kills $(or $(N),5) $(ARGS)
 
 format: $(STAMP)  ## put imports and formatting right
 	$(VENV)/bin/ruff check --fix .

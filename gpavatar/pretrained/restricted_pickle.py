@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from gpavatar.limits import MAX_MODEL_BYTES, MAX_PICKLE_OPCODES
 from gpavatar.types import InputError
 
-MAX_BYTES = 512 * 2**20  # of a file, an unpacked archive member or a dense array; FLAME's file has 53 MB
-MAX_OPCODES = 30_000  # FLAME's has some thousand; deeper nesting can overflow the C stack
 MAX_NAME = 256  # letters before the last slash of a name
 
 
@@ -41,7 +40,7 @@ def read_arrays(path: str | Path, names: tuple[str, ...] | None = None) -> dict[
     path = Path(path)
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
+        if size > MAX_MODEL_BYTES:
             raise InputError(f"{path}: {size} bytes are more than a head model has; give the model's own file")
         data = path.read_bytes()
     except OSError as error:
@@ -195,7 +194,7 @@ def _unpickle(data: bytes) -> Any:
     # Read through without executing, for two opcodes can hurt: deep nesting, and a far memo index, below which the C
     # unpickler reserves room for every other (64 GB for one opcode).
     for count, (opcode, arg, _) in enumerate(pickletools.genops(data)):
-        if count > MAX_OPCODES or (opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and arg > MAX_OPCODES):
+        if count > MAX_PICKLE_OPCODES or (opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and arg > MAX_PICKLE_OPCODES):
             raise ValueError("too large a program")
     return _Unpickler(io.BytesIO(data), encoding="latin1").load()
 
@@ -206,7 +205,7 @@ def _read_dict(data: bytes) -> dict[str, Any]:
         value = _single(value)
     if not isinstance(value, dict):
         raise ValueError("not a dict of arrays")
-    return dict(_flattened(value, [MAX_OPCODES]))
+    return dict(_flattened(value, [MAX_PICKLE_OPCODES]))
 
 
 def _flattened(value: dict, left: list[int], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -227,7 +226,7 @@ def _read_archive(data: bytes, names: tuple[str, ...] | None) -> dict[str, Any]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         asked = [name for name in members if names is None or name in names]
-        if sum(members[name].file_size for name in asked) > MAX_BYTES:
+        if sum(members[name].file_size for name in asked) > MAX_MODEL_BYTES:
             raise ValueError("unpacks to more than a model has")
         return {name: _read_npy(archive.read(members[name])) for name in asked}
 
@@ -277,7 +276,7 @@ def _dense(matrix: _Csc | _Csr) -> np.ndarray:
     data, indices, indptr = (_to_array(matrix.state[key]) for key in ("data", "indices", "indptr"))
     shape = matrix.state.get("_shape", matrix.state.get("shape"))
     rows, columns = shape if isinstance(matrix, _Csr) else shape[::-1]
-    if rows * columns * data.itemsize > MAX_BYTES or (np.diff(indptr) < 0).any() or (indices < 0).any():
+    if rows * columns * data.itemsize > MAX_MODEL_BYTES or (np.diff(indptr) < 0).any() or (indices < 0).any():
         raise ValueError("no sparse matrix of a model")
     dense = np.zeros((rows, columns), data.dtype)
     np.add.at(dense, (np.repeat(np.arange(rows), np.diff(indptr)), indices), data)

@@ -222,7 +222,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     sparse = csr(_shape=(10, 10**7), data=none, indices=none.astype(int), indptr=np.zeros(11, int))
     refused(write(tmp_path / "model.pkl", pickle.dumps({"a": sparse})))
 
-    monkeypatch.setattr(restricted_pickle, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(restricted_pickle, "MAX_MODEL_BYTES", 10_000)
     np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(10_000))
     assert (tmp_path / "bomb.npz").stat().st_size < 10_000
     refused(tmp_path / "bomb.npz")
