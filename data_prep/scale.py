@@ -52,7 +52,7 @@ def each(
 
     _connect(cluster)
     try:
-        work = ray.remote(num_cpus=1, max_retries=RETRIES)(prepare)
+        work = ray.remote(num_cpus=1, max_retries=RETRIES)(lambda one: prepare(one))  # Ray takes no partial
         cores = int(ray.cluster_resources().get("CPU", 1))
         waiting = iter(footage)
         running = {work.remote(one): one for one in islice(waiting, AHEAD * cores)}

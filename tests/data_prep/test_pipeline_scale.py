@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def test_on_one_core_ray_is_not_imported() -> None:
 def test_a_worker_is_killed_and_the_work_is_done_all_the_same(tmp_path) -> None:
     pytest.importorskip("ray")
 
-    def prepare(one: Footage) -> str:
+    def prepare(one: Footage, out: Path) -> str:
         """Leaves a file per attempt; the process dies at the first of clip1, and at every one of clip2."""
+        assert out == tmp_path
         attempts = len(list(tmp_path.glob(f"{one.name}.*")))
         (tmp_path / f"{one.name}.{attempts}").touch()
         if one.name == "clip2" or (one.name == "clip1" and attempts == 0):
@@ -40,7 +42,8 @@ def test_a_worker_is_killed_and_the_work_is_done_all_the_same(tmp_path) -> None:
         return one.name
 
     given_up = []
-    names = list(each(prepare, footage(6), Cluster("local", 2), lambda one, why: given_up.append((one.name, why))))
+    work = partial(prepare, out=tmp_path)  # as `run` hands it over
+    names = list(each(work, footage(6), Cluster("local", 2), lambda one, why: given_up.append((one.name, why))))
     assert sorted(names) == [f"clip{number}" for number in range(6)]
     assert [name for name, _ in given_up] == ["clip2"] and "3 workers" in given_up[0][1]
     assert len(list(tmp_path.glob("clip1.*"))) == 2 and len(list(tmp_path.glob("clip2.*"))) == 3
