@@ -109,7 +109,10 @@ def _sign(
     source: BufferedIOBase, target: BufferedIOBase, kind: str, title: str, marks: Marks, producer: Producer
 ) -> None:
     signer_info = c2pa.C2paSignerInfo(producer.algorithm.encode(), producer.certificates_pem, producer.key_pem, None)
-    settings = {"builder": {"thumbnail": {"enabled": False}}}  # no picture of anybody beside the result itself
+    settings = {
+        "builder": {"thumbnail": {"enabled": False}},  # no picture of anybody beside the result itself
+        "core": {"backing_store_memory_threshold_in_mb": 64},  # a long video is copied on disk, not in memory
+    }
     with (
         c2pa.Context.from_dict(settings) as context,
         c2pa.Signer.from_info(signer_info) as signer,

@@ -34,7 +34,7 @@ SMALL_PX = 160  # below this side a picture holds too little of a tile: the patt
 # picture in pixels, within bounds (below the lower, rounding to whole levels erases the pattern); there in black, by
 # how much more; per grey level of local standard deviation; at most; and over the whole frame (42.2 dB).
 FLAT_PX, FLAT_BOUNDS, IN_BLACK = 384.0, (0.6, 1.9), 0.8
-PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.06, 2.6, 1.95
+PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.12, 2.6, 1.95
 DARK_LEVEL = 48.0  # below it a screen shows a grey level ever less
 
 

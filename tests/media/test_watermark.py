@@ -33,7 +33,7 @@ from gpavatar.media.watermark_reader import read_watermark
 
 PAYLOAD = 0xC0FFEE42
 # Channel bits that were wrong when this was written.
-MEASURED = {"as written": 0.01, "crf 28": 0.16, "resized": 0.02, "cropped": 0.02, "all three": 0.22}
+MEASURED = {"as written": 0.01, "crf 28": 0.12, "resized": 0.02, "cropped": 0.02, "all three": 0.22}
 PHOTO = np.ascontiguousarray(astronaut()[:384, 48:432])
 
 
