@@ -17,8 +17,8 @@ from gpavatar.media.writer import VideoWriter
 
 FPS = 25.0
 NUM_FRAMES = 26
-# A hand before the mouth hides 0.18 of the face.
-SMALL = PrepConfig(128, 128, filters=FilterConfig(max_occluded=0.15), choose=ChooseConfig(frames=4, even=2))
+# A hand before the mouth hides 0.18 of the face; a face of 44 px, found in every frame, is small.
+SMALL = PrepConfig(128, 128, filters=FilterConfig(min_face=0.4, max_occluded=0.15), choose=ChooseConfig(4, even=2))
 
 
 def write(path: Path, pictures: Iterable[np.ndarray]) -> Path:

@@ -41,7 +41,7 @@ def footage(tmp_path_factory, talking, hiding, astronaut) -> Path:
     write(folder / "flash.mp4", [*talking, *still[:8]])
     write(folder / "hiding.mp4", hiding)
     write(folder / "short.mp4", talking[:12])
-    write(folder / "far away.mp4", [smaller(picture, 0.22) for picture in talking])
+    write(folder / "far away.mp4", [smaller(picture, 0.3) for picture in talking])
     write(folder / "soft.mp4", [cv2.GaussianBlur(picture, (0, 0), 4) for picture in talking])
     write(folder / "nobody.mp4", [np.repeat(picture[-30:], 6, 0) for picture in talking])
     pair = [np.concatenate([picture[:, 160:], astronaut[:, 80:240]], 1) for picture in talking]
