@@ -11,6 +11,8 @@ STAMP  := $(VENV)/installed-$(EXTRAS)
 comma  := ,
 # For the programs, e.g. make reenact ARGS="photo.jpg clip.mp4 -o out.mp4"
 ARGS   ?=
+# What else stands on make's command line: settings of a training.
+SETTINGS = $(filter-out ARGS=% CONFIG=% EXTRAS=% PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 # soname:package of what the wheels expect from the system (mediapipe's OpenCV and its GL context), Debian and Ubuntu names.
 SYSTEM_LIBRARIES := libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles2 libglib-2.0.so.0:libglib2.0-0
@@ -60,8 +62,9 @@ format: $(STAMP)  ## put imports and formatting right
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-train: $(if $(wildcard gpavatar/train.py),$(VENV)/installed-dev$(comma)train)  ## train a method: make train ARGS="configs/... key=value"
-	$(call program,gpavatar/train.py,gpavatar.train)
+train: $(VENV)/installed-dev$(comma)train  ## train a method: make train CONFIG=configs/gpavatar.yaml key.sub=value ...
+	@set -f +B  # settings are no patterns
+	$(PYTHON) -m gpavatar.train $(CONFIG) $(SETTINGS) $(ARGS)
 
 eval: $(VENV)/installed-dev$(comma)eval$(comma)train  ## measure methods: make eval CONFIG=configs/eval_val.yaml MODEL=name
 	$(PYTHON) -m gpavatar.eval $(addprefix --config ,$(CONFIG)) $(addprefix --model ,$(MODEL)) $(ARGS)

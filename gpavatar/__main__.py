@@ -21,6 +21,7 @@ VERBS = {
     "reenact": Verb("gpavatar.reenact", "reenact", "photos and a driving clip in, a video out"),
     "track": Verb("gpavatar.track", "track", "a photo or clip in, head parameters and camera out"),
     "eval": Verb("gpavatar.eval", "evaluate", "measure methods on a set: tables, a report, comparisons"),
+    "train": Verb("gpavatar.train", "train", "sets in, the weights of a learned method out"),
     "verify": Verb("gpavatar.verify", "verify", "which marks a result carries, and whether they are sound"),
     "export": Verb("gpavatar.export", "export", "weights of others into our format"),
     "assets": Verb("gpavatar.assets", "COMMANDS", "list, fetch and verify the external files"),

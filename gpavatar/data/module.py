@@ -23,7 +23,7 @@ from gpavatar.data.batch import Batch
 from gpavatar.data.loader import PairLoader, Place, ResidentFrames, StreamedFrames
 from gpavatar.data.sampling import PairFrames, SamplingConfig, pair_frames
 from gpavatar.data.schedule import FixedSchedule, TrainSchedule
-from gpavatar.data.shard_index import HeadInfo, Tier
+from gpavatar.data.shard_index import ClipInfo, HeadInfo, Tier
 from gpavatar.data.shards import ShardSet
 from gpavatar.types import InputError
 
@@ -76,9 +76,14 @@ class ShardDataModule(LightningDataModule):
         return self._opened("train")[0].index.head
 
     @property
+    def clips(self) -> tuple[ClipInfo, ...]:
+        """What is trained on; their position is what `Pairs.clip` says."""
+        return self._frames("train").clips
+
+    @property
     def tier(self) -> Tier:
         """ "research" as soon as one clip of training is: what a checkpoint must then be labelled."""
-        tiers = {clip.tier for clip in self._frames("train").clips}
+        tiers = {clip.tier for clip in self.clips}
         return "research" if "research" in tiers else "open"
 
     def train_dataloader(self) -> PairLoader:
