@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpavatar.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH
 from gpavatar.types import GpavatarError, InputError, InputWarning, one_line
 
-__all__ = ["MISSING", "Program", "did_you_mean", "load_config", "run_program", "warnings_in_lines"]
+__all__ = ["MISSING", "Program", "did_you_mean", "load_config", "parse_config", "run_program", "warnings_in_lines"]
 
 MAX_MESSAGE = 1500  # letters; a message may quote a file
 T = TypeVar("T")
@@ -48,10 +48,24 @@ def load_config(schema: type[T], *files: str | Path, overrides: Sequence[str] = 
             raise InputError(f"{pair}: not of the form key=value")
         _yaml(pair.partition("=")[2], pair)
         config = _merge(config, [pair], pair)
+    return _as_object(config, " + ".join(map(str, files)) or schema.__name__)
+
+
+def parse_config(schema: type[T], text: str, where: str) -> T:
+    """The dataclass `schema` from yaml that another file carries: as `load_config`, but nothing in it is looked up."""
+    if len(text) > MAX_YAML_BYTES or "${" in text:
+        raise InputError(f"{where}: too long, or refers to something outside; get the file again")
+    content = _yaml(text, where) or {}
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: must be a mapping of keys to values, is a {type(content).__name__}")
+    return _as_object(_merge(OmegaConf.structured(schema), content, where), where)
+
+
+def _as_object(config, where: str):
     try:
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise InputError(f"{' + '.join(map(str, files)) or schema.__name__}: {_one_line(error)}") from error
+        raise InputError(f"{where}: {_one_line(error)}") from error
 
 
 def run_program(program: Program, argv: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -10,21 +10,23 @@ Nothing in the file is executed. Half precision is widened when it is read.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gpavatar.config import parse_config
 from gpavatar.media.files import check_file, whole_file
-from gpavatar.types import InputError
+from gpavatar.types import InputError, one_line
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound=nn.Module)
 FORMAT = "gpavatar weights"
 ANY_HEAD = "any"
 
@@ -50,13 +52,20 @@ class Weights(Generic[T]):
     sha256: str  # of the file
     path: Path
 
-    def load_into(self, module: nn.Module) -> None:
-        """Fill a module. InputError where an entry is missing, unknown or of another shape."""
+    def fill(self, make: Callable[[], Module]) -> Module:
+        """The module that `make` makes, with these weights. InputError where an entry is missing or does not fit.
+
+        Made without memory first: a config may ask for more than any machine has, the file then lacks the numbers.
+        """
         try:
+            with torch.device("meta"):
+                make().load_state_dict(self.tensors, assign=True)
+            module = make()
             module.load_state_dict(self.tensors)
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()
-            raise InputError(f"{self.path}: does not fit its own config ({first}); export it again") from error
+            return module
+        except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, AssertionError) as error:
+            line = one_line(" ".join(str(error).splitlines()[:2]))
+            raise InputError(f"{self.path}: does not fit its own config ({line}); export it again") from error
 
 
 def config_yaml(config: Any) -> str:
@@ -108,17 +117,18 @@ def read_weights(path: str | Path, schema: type[T]) -> Weights[T]:
     path = Path(path)
     info = read_info(path)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(info.config_yaml)))
-    except OmegaConfBaseException as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"{path}: its config is of another version ({line}); export it again") from error
+        config = parse_config(schema, info.config_yaml, "config")
+    except InputError as error:
+        raise InputError(f"{path}: its config is of another version ({error}); export it again") from error
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.float()
-            if not tensor.isfinite().all():
-                raise InputError(f"{path}: {name} holds values that are not finite; export or download it again")
+            if not tensors[name].isfinite().all():
+                raise InputError(
+                    f"{path}: {one_line(name)} holds values that are not finite; export or download it again"
+                )
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return Weights(info, config, tensors, sha256, path)

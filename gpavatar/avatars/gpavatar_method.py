@@ -52,8 +52,7 @@ class GPAvatarMethod:
         self.head: DrivenHead = driven_head(read.info.head, self.device)
         if read.info.head_sha256 not in (ANY_HEAD, self.head.sha256):
             raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
-        self.net = GPAvatar(read.config, self.head.num_verts, self.head.num_params)
-        read.load_into(self.net)
+        self.net = read.fill(lambda: GPAvatar(read.config, self.head.num_verts, self.head.num_params))
         self.net.eval().requires_grad_(False).to(self.device)
         self._weights_sha256 = read.sha256
 

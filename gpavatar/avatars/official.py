@@ -6,7 +6,6 @@ known: it is used, or ignored for a reason that stands here.
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from gpavatar.synthesis.style_unet import StyleUNetConfig
 from gpavatar.synthesis.upsampler import UpsamplerConfig
 from gpavatar.triplane.attention import AttentionConfig
 from gpavatar.triplane.encoder import EncoderConfig
-from gpavatar.types import InputError
+from gpavatar.types import InputError, one_line
 
 NUM_VERTS, NUM_SHAPE, NUM_EXPRESSION = 5023, 100, 50  # of FLAME
 
@@ -137,8 +136,8 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     check_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        line = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    except Exception as error:  # at damage PyTorch's reader raises whatever it makes it
+        line = one_line(error, 120)
         raise InputError(
             f"{path}: not a checkpoint that can be read safely ({line}); get one_model.ckpt again"
         ) from error

@@ -62,4 +62,14 @@ def test_weights_of_another_size_are_refused(tmp_path):
     save_weights({"weight": torch.zeros(2, 3)}, tmp_path / "w.safetensors", info())
     read = read_weights(tmp_path / "w.safetensors", GPAvatarConfig)
     with pytest.raises(InputError, match="does not fit its own config"):
-        read.load_into(nn.Linear(3, 2))
+        read.fill(lambda: nn.Linear(4, 2))
+    with pytest.raises(InputError, match="does not fit its own config"):  # 4 TB, which must never be asked for
+        read.fill(lambda: nn.Linear(2**20, 2**20))
+    assert read.fill(lambda: nn.Linear(3, 2, bias=False)).weight.shape == (2, 3)
+
+
+@pytest.mark.parametrize("config", ["${oc.env:HOME}", "a: &a [1]\nb: [*a, *a]", "[" * 5000, "9" * 5000, "- a"])
+def test_a_config_that_reaches_out_or_unfolds_is_refused(config, tmp_path):
+    save_weights({}, tmp_path / "w.safetensors", info(config_yaml=config))
+    with pytest.raises(InputError, match="config"):
+        read_weights(tmp_path / "w.safetensors", GPAvatarConfig)

@@ -24,8 +24,10 @@ import numpy as np
 from fuzz.mutate import mutate
 
 TIME_LIMIT_S = 10.0
+WARM_UP_S = 60.0
 MEMORY_LIMIT_MB = 2048.0
 POLL_S = 0.02
+_WARM: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ def judge(case: Case, seeds: Path, scratch: Path) -> Verdict:
     from fuzz.targets import TARGETS
 
     out = scratch / "out"
+    if case.target not in _WARM:  # the first file of a kind pays for imports and compiled kernels
+        _WARM.add(case.target)
+        judge(dataclasses.replace(case, number=-1), seeds, scratch)
     shutil.rmtree(scratch, ignore_errors=True)
     out.mkdir(parents=True)
     path = case.write(seeds, scratch)
@@ -156,14 +161,13 @@ class Worker:
             if process.poll() is not None and not answer.endswith("\n"):
                 return self._gone(Verdict(case, "crash", f"exit {process.returncode}", round(seconds, 3), 0.0))
             held_mb = resident_mb(process.pid)
-            # a new child first imports everything
-            if seconds > TIME_LIMIT_S + (60 if self._fresh else 0):
+            if seconds > TIME_LIMIT_S + (0 if case.target in self._warm else WARM_UP_S):
                 return self._gone(Verdict(case, "time", "", round(seconds, 3), held_mb))
             if held_mb > 2 * MEMORY_LIMIT_MB:
                 return self._gone(Verdict(case, "memory", "", round(seconds, 3), held_mb))
             if not answer.endswith("\n"):
                 time.sleep(POLL_S if seconds > 0.2 else 0.001)
-        self._fresh = False
+        self._warm.add(case.target)
         kind, seconds, peak, detail = answer.rstrip("\n").split("\t", 3)
         verdict = Verdict(case, kind, detail[1:-1], float(seconds), float(peak))
         if verdict.peak_mb > MEMORY_LIMIT_MB:
@@ -184,7 +188,7 @@ class Worker:
         return verdict
 
     def _start(self) -> subprocess.Popen:
-        self._fresh = True
+        self._warm = set()
         tests = Path(__file__).parents[1]
         command = [sys.executable, "-m", "fuzz.runner", str(self._seeds), str(self._scratch)]
         paths = os.pathsep.join([str(tests), str(tests.parent)])

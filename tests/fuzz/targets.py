@@ -376,6 +376,39 @@ def read_result(path: Path, scratch: Path) -> None:
     in_words(examine(path))
 
 
+def weights_seeds(folder: Path) -> None:
+    """A learned method in a size that takes no time, in full and half precision."""
+    from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, save_weights, to_half
+    from gpavatar.avatars.gpavatar import GPAvatar
+    from tests.avatars.tiny_gpavatar import tiny_config
+
+    head = method().head
+    net = GPAvatar(tiny_config(), len(head.mean), head.n_expression + 9)
+    info = WeightsInfo("gpavatar", "open_head", "any", config_yaml(tiny_config()))
+    save_weights(net.state_dict(), folder / "full.safetensors", info)
+    save_weights(to_half(net.state_dict()), folder / "half.safetensors", info)
+
+
+def read_weights(path: Path, scratch: Path) -> None:
+    """As a model: config, networks, numbers."""
+    from gpavatar.avatars.gpavatar_method import GPAvatarMethod
+
+    GPAvatarMethod(weights=path)
+
+
+def released_seeds(folder: Path) -> None:
+    """What PyTorch saves."""
+    state = {"points": torch.zeros(3, 4), "attn_module.scale": torch.ones(1), "half": torch.ones(2).half()}
+    torch.save({"state_dict": state, "epoch": 3, "history": [1.0, "a"]}, folder / "a.ckpt")
+
+
+def read_released(path: Path, scratch: Path) -> None:
+    """A released checkpoint."""
+    from gpavatar.avatars.official import read_released
+
+    read_released(path)
+
+
 TARGETS = {
     "image": Target(image_seeds, read_still, 2),
     "animation": Target(animation_seeds, read_moving, 1),
@@ -385,6 +418,8 @@ TARGETS = {
     "model": Target(model_seeds, read_model, 1.5),
     "masks": Target(mask_seeds, read_masks, 0.5),
     "yaml": Target(yaml_seeds, read_yaml, 0.5),
+    "weights": Target(weights_seeds, read_weights, 0.5),
+    "released": Target(released_seeds, read_released, 0.5),
     "archive": Target(archive_seeds, read_archive, 0.5),
     "shard": Target(shard_seeds, read_shard),
     "index": Target(index_seeds, read_index, 0.5),
