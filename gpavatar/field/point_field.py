@@ -96,7 +96,7 @@ class BoundPointField:
     per_vertex: Float[Tensor, "vert hidden"]  # u
     pass_total: Float[Tensor, "batch 1 k"] | None = None  # Σ w over all samples of the pass
 
-    def over_pass(self, points: Float[Tensor, "batch sample 3"], piece: int = 2**17) -> BoundPointField:
+    def over_pass(self, points: Float[Tensor, "batch sample 3"], piece: int = 2**15) -> BoundPointField:
         """For the released normalisation: the field with the weights of all samples of a pass summed up."""
         if self.net.config.normalised_over == "neighbours":
             return self
