@@ -27,7 +27,7 @@ class NearestIndex(Protocol):
     def query(self, points: Float[Tensor, "batch sample 3"]) -> Int[Tensor, "batch sample k"]: ...
 
 
-TREE_QUERIES = 300_000  # per cloud; up to here a k-d tree is done before the voxels' lists stand (decision 0071)
+TREE_QUERIES = 400_000  # per cloud; up to here a k-d tree is done before the voxels' lists stand (decision 0071)
 
 
 def nearest_index(
