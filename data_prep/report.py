@@ -48,7 +48,7 @@ def write_report(outcome: Outcome, place: Workplace, config: PrepConfig) -> None
         _table(("filter", "clips"), [(name, str(count)) for name, count in _counts(outcome)]),
         "<h2>What the frames show</h2>",
         *_histograms(kept),
-        "<h2>Samples: as they are kept, before a plain background, and with the fitted head</h2>",
+        "<h2>Samples, before a plain background and with the fitted head</h2>",
         _picture(sheet([_middle(clip) for clip in packed])) if packed else "<p>None.</p>",
         "<h2>Dropped clips</h2>",
         _table(("clip", "filter", "why"), [(c.clip, c.dropped, c.why) for c in outcome.clips if c.dropped]),
@@ -106,14 +106,16 @@ def _histograms(kept: list[ClipRecord]) -> list[str]:
     def every(name: str) -> list[float]:
         return list(chain.from_iterable(getattr(clip.choose, name) for clip in kept))
 
+    sides = [clip.crop.side_px for clip in kept]
+    lengths = [clip.cut.end_s - clip.cut.start_s for clip in kept]
     return [
         histogram("yaw, degrees", every("yaw_deg"), -90, 90),
         histogram("pitch, degrees", every("pitch_deg"), -45, 45),
         histogram("jaw open", every("jaw_open"), 0, 1),
         histogram("smile", every("smile"), 0, 1),
         histogram("eyes shut", every("blink"), 0, 1),
-        histogram("side of the crop in the footage, px", [clip.crop.side_px for clip in kept], 0, 2160),
-        histogram("length of the clips, s", [clip.cut.end_s - clip.cut.start_s for clip in kept], 0, 60),
+        histogram("side of the crop in the footage, px", sides, 0, max([512, *sides])),
+        histogram("length of the clips, s", lengths, 0, max([10, *lengths])),
         histogram("tracker residual", [clip.track.residual for clip in kept], 0, 0.1),
     ]
 
@@ -132,7 +134,7 @@ def histogram(title: str, values: Iterable[float], low: float, high: float, bins
     return (
         f'<svg width="{width}" height="{height + 40}" font-size="12" role="img">{bars}'
         f'<text x="0" y="{height + 14}">{low:g}</text>'
-        f'<text x="{width}" y="{height + 14}" text-anchor="end">{high:g}</text>'
+        f'<text x="{width}" y="{height + 14}" text-anchor="end">{high:.4g}</text>'
         f'<text x="0" y="{height + 32}">{html.escape(title)}{median}</text></svg>'
     )
 
