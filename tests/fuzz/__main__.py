@@ -7,7 +7,9 @@ file kept: `--targets video --case 123 --keep folder`.
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +26,9 @@ from rich.progress import track as progress
 
 from gpavatar.config import did_you_mean, run_program
 from gpavatar.types import InputError
+
+
+FINDINGS = ("exception", "lines", "left", "good", "time", "memory", "crash")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Options:
     keep: Path | None = None
     """Write the files of the findings here."""
     json: Path | None = None
-    """Write the figures here."""
+    """Add the figures to this file, and write the table of all runs in it beside it (.md)."""
 
 
 def fuzz(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
@@ -66,8 +71,10 @@ def fuzz(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                 written.replace(options.keep / f"{finding.case.target}_{finding.case.number}{written.suffix}")
     report(verdicts, findings)
     if options.json is not None:
-        figures = summary(verdicts, findings, options.seed, time.monotonic() - start_s)
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        runs = json.loads(options.json.read_text())["runs"] if options.json.exists() else []
+        runs.append(summary(verdicts, findings, options.seed, time.monotonic() - start_s))
+        options.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+        options.json.with_suffix(".md").write_text(page(runs))
     return 1 if findings else 0
 
 
@@ -118,7 +125,8 @@ def summary(verdicts: list[Verdict], findings: list[Verdict], seed: int, seconds
         "findings": len(findings),
         "seconds": round(seconds, 1),
         "limits": {"seconds": TIME_LIMIT_S, "memory_mb": MEMORY_LIMIT_MB},
-        "python": platform.python_version(),
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "targets": {
             target: {
                 **dict(sorted(kinds.items())),
@@ -128,6 +136,43 @@ def summary(verdicts: list[Verdict], findings: list[Verdict], seed: int, seconds
             for target, kinds in tally(verdicts).items()
         },
     }
+
+
+def commit() -> str:
+    """Of the checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=9", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+def page(runs: list[dict]) -> str:
+    """All runs of a file in one table."""
+    names = sorted({name for run in runs for name in run["targets"]})
+    rows = []
+    for name in names:
+        found = [run["targets"][name] for run in runs if name in run["targets"]]
+        read, refused = (sum(one.get(kind, 0) for one in found) for kind in ("read", "refused"))
+        others = sum(sum(count for kind, count in one.items() if kind in FINDINGS) for one in found)
+        slowest, peak = max(one["slowest_s"] for one in found), max(one["peak_mb"] for one in found)
+        rows.append(
+            f"| {name} | {read + refused + others} | {read} | {refused} | {others} | {slowest:.2f} | {peak:.0f} |"
+        )
+    cases, findings = (sum(run[key] for run in runs) for key in ("cases", "findings"))
+    commits = ", ".join(dict.fromkeys(run["commit"] for run in runs))
+    return f"""# Broken files
+
+`make fuzz N=10000`, {cases} files, {findings} findings; commit {commits}; {runs[-1]["machine"]}, shared with other work.
+
+Good files of every kind are broken in one place or several, half of the time inside their container with its checksums
+made right, and read as a program reads them: all frames on into a writer with sound, an avatar until it is drawn. A reader
+may read the file or refuse it in one line (`GpavatarError`), within {TIME_LIMIT_S:g} s and {MEMORY_LIMIT_MB:.0f} MB, and
+leave nothing behind; anything else is a finding. Peaks are of the whole process, PyTorch and compiled kernels included.
+
+| reader | files | read | refused | findings | slowest, s | peak, MB |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Found and mended on the way to this table: docs/decisions/0043 and 0045.
+"""
 
 
 if __name__ == "__main__":
