@@ -27,7 +27,6 @@ from rich.progress import track as progress
 from gpavatar.config import did_you_mean, run_program
 from gpavatar.types import InputError
 
-
 FINDINGS = ("exception", "lines", "left", "good", "time", "memory", "crash")
 
 
@@ -160,12 +159,13 @@ def page(runs: list[dict]) -> str:
     commits = ", ".join(dict.fromkeys(run["commit"] for run in runs))
     return f"""# Broken files
 
-`make fuzz N=10000`, {cases} files, {findings} findings; commit {commits}; {runs[-1]["machine"]}, shared with other work.
+`make fuzz N=10000`: {cases} files, {findings} findings; commit {commits}; {runs[-1]["machine"]}, shared with others.
 
 Good files of every kind are broken in one place or several, half of the time inside their container with its checksums
-made right, and read as a program reads them: all frames on into a writer with sound, an avatar until it is drawn. A reader
-may read the file or refuse it in one line (`GpavatarError`), within {TIME_LIMIT_S:g} s and {MEMORY_LIMIT_MB:.0f} MB, and
-leave nothing behind; anything else is a finding. Peaks are of the whole process, PyTorch and compiled kernels included.
+made right, and read as a program reads them: all frames on into a writer with sound, an avatar until it is drawn. A
+reader may read the file or refuse it in one line (`GpavatarError`), within {TIME_LIMIT_S:g} s and
+{MEMORY_LIMIT_MB:.0f} MB, and leave nothing behind; anything else is a finding. Peaks are of the whole process, PyTorch
+and compiled kernels included.
 
 | reader | files | read | refused | findings | slowest, s | peak, MB |
 |---|---|---|---|---|---|---|
