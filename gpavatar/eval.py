@@ -51,7 +51,7 @@ def evaluate(
 
     Args:
         config: The protocol, one of configs/eval_*.yaml.
-        model: Methods to be measured beside the baselines.
+        model: Methods to be measured beside the baselines: NAME, FILE.safetensors, or LABEL=either.
         set: Single settings that differ from the protocol's, e.g. --set set=sets/mine tasks=[self].
         out: Folder of the results; outputs/eval/NAME where left out.
         device: auto, cpu, cuda, cuda:1.
@@ -65,8 +65,8 @@ def evaluate(
     protocol = load_config(ProtocolConfig, config, overrides=set)
     folder = out or OUTPUTS / protocol.name
     fabric = launched(devices, device) if devices > 1 else None  # before anything lies on a device
-    methods = load_methods([*protocol.baselines, *model], device)
-    evaluation = Evaluation(protocol, methods, folder, str(choose_device(device)))
+    labels, methods = load_methods([*protocol.baselines, *model], device)
+    evaluation = Evaluation(protocol, methods, folder, str(choose_device(device)), labels)
     if fabric is None:
         _one_after_the_other(evaluation)
     elif not share(evaluation, fabric):
@@ -79,11 +79,15 @@ def evaluate(
     return 0 if summary.cells else 1
 
 
-def load_methods(names: Sequence[str], device: str) -> list[Avatar]:
-    """Methods by name, each once, the baselines first. InputError for one that is not known."""
+def load_methods(names: Sequence[str], device: str) -> tuple[list[str], list[Avatar]]:
+    """What methods are called, and the methods: NAME, FILE.safetensors or LABEL=either, each once.
+
+    InputError for one that is not known.
+    """
     place = choose_device(device)
-    unique = dict.fromkeys(names)
-    return [SourceCopy(place) if name == SourceCopy.name else load_model(name, device) for name in unique]
+    labelled = [name.partition("=") if "=" in name else (Path(name).stem, "", name) for name in dict.fromkeys(names)]
+    loaded = [SourceCopy(place) if name == SourceCopy.name else load_model(name, device) for _, _, name in labelled]
+    return [label for label, _, _ in labelled], loaded
 
 
 def write_results(evaluation: Evaluation) -> Summary:
@@ -113,7 +117,7 @@ def _one_after_the_other(evaluation: Evaluation) -> None:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=len(units), completed=len(units) - len(missing))
         for unit in evaluation.do_missing():
-            done = f"{evaluation.methods[unit.method].name}, {evaluation.plans[unit.clip].clip}"
+            done = f"{evaluation.labels[unit.method]}, {evaluation.plans[unit.clip].clip}"
             progress.update(task, advance=1, description=done)
 
 
@@ -134,7 +138,7 @@ def share(evaluation: Evaluation, fabric) -> bool:
     missing = fabric.broadcast(evaluation.missing)
     for unit in missing[fabric.global_rank :: fabric.world_size]:
         evaluation.do(unit)
-        print(f"{evaluation.methods[unit.method].name}, {evaluation.plans[unit.clip].clip}", file=sys.stderr)
+        print(f"{evaluation.labels[unit.method]}, {evaluation.plans[unit.clip].clip}", file=sys.stderr)
     fabric.barrier()
     return fabric.is_global_zero
 

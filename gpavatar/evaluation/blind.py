@@ -29,10 +29,9 @@ def write_pairs(
     Up to 60 frames of all tasks at the smallest N, as many of each clip as of any other. `seed` None draws anew each
     time, so that nobody can work out the order. Gives the number of pairs; InputError for a method that is not there.
     """
-    names = [method.name for method in evaluation.methods]
     for name in methods:
-        if name not in names:
-            raise InputError(f"no method of this run is called {name!r}; {did_you_mean(name, names)}")
+        if name not in evaluation.labels:
+            raise InputError(f"no method of this run is called {name!r}; {did_you_mean(name, evaluation.labels)}")
     draw = random.Random(seed)
     takes = _common(results, methods[0], evaluation.config.numbers[0])
     frames = [(take, at) for take in takes for at in range(len(take.rows))]

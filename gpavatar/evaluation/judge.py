@@ -68,7 +68,7 @@ class Judge:
         self._inception = None
 
     @torch.no_grad()
-    def clip(self, method: Avatar, plan: ClipPlan, pictures: Path | None = None) -> ClipScores:
+    def clip(self, label: str, method: Avatar, plan: ClipPlan, pictures: Path | None = None) -> ClipScores:
         """All takes of a clip at every N. The outputs at the smallest N are kept as JPEG in the folder `pictures`."""
         watch, start_s = Stopwatch(), time.process_time()
         takes = []
@@ -85,7 +85,7 @@ class Judge:
                 with watch("truth"):
                     truth = self._truth(plan, take, poses)
                 with watch("score"):
-                    takes.append(self._scored(method, plan, take, len(rows), outputs, truth))
+                    takes.append(self._scored(label, plan, take, len(rows), outputs, truth))
                 if pictures and number == 0:
                     for name, image in zip(takes[-1].picture_names, outputs.images, strict=True):
                         pictures.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class Judge:
         return self._truths[key]
 
     def _scored(
-        self, method: Avatar, plan: ClipPlan, take: Take, num_sources: int, outputs: Outputs, truth: Truth | None
+        self, label: str, plan: ClipPlan, take: Take, num_sources: int, outputs: Outputs, truth: Truth | None
     ) -> TakeScores:
         source = self._read(plan.sources[0][:1])
         if truth is None:
@@ -141,7 +141,7 @@ class Judge:
             columns += self._over_time(take, outputs, truth, columns)
         features, true_features = self._features(outputs.images, truth)
         return TakeScores(
-            method=method.name,
+            method=label,
             task=take.task,
             num_sources=num_sources,
             clip=plan.clip,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from gpavatar.evaluation.protocols import ClipPlan, ProtocolConfig, plan_clips
 from gpavatar.evaluation.results import ClipScores, TakeScores
 from gpavatar.types import InputError
 
+LABEL = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")
 VERSION = "1"  # of how frames are drawn and scored; what another version left is not used
 
 
@@ -34,8 +37,21 @@ class Unit:
 class Evaluation:
     """A protocol, its set, the methods, and the folder in which results gather."""
 
-    def __init__(self, config: ProtocolConfig, methods: Sequence[Avatar], folder: Path, device: str = "cpu"):
+    def __init__(
+        self,
+        config: ProtocolConfig,
+        methods: Sequence[Avatar],
+        folder: Path,
+        device: str = "cpu",
+        labels: Sequence[str] | None = None,
+    ):
+        """`labels` are what the methods are called in tables and files; their own names where left out.
+
+        InputError for a label that comes twice or is no plain name, and where the set cannot be opened.
+        """
         self.config, self.methods, self.folder = config, tuple(methods), folder
+        self.labels = tuple(labels or (method.name for method in methods))
+        _check_labels(self.labels)
         self.shards = _open(config)
         self.plans: list[ClipPlan] = plan_clips(self.shards, config)
         self._device = device
@@ -71,7 +87,8 @@ class Evaluation:
 
     def do(self, unit: Unit) -> None:
         """Judge one method on one clip and write its scores, whole or not at all."""
-        judged = self.judge.clip(self.methods[unit.method], self.plans[unit.clip], unit.pictures)
+        what = self.labels[unit.method], self.methods[unit.method], self.plans[unit.clip]
+        judged = self.judge.clip(*what, unit.pictures)
         judged.save(unit.scores)
 
     def do_missing(self) -> Iterator[Unit]:
@@ -90,11 +107,10 @@ class Evaluation:
 
     def pictures(self, method: str, clip: str) -> Path:
         """The folder of the outputs of a method on a clip at the smallest N."""
-        names = [one.name for one in self.methods]
-        return self._place(names.index(method), [plan.clip for plan in self.plans].index(clip), "pictures")
+        return self._place(self.labels.index(method), [plan.clip for plan in self.plans].index(clip), "pictures")
 
     def _place(self, method: int, clip: int, kind: str) -> Path:
-        plan, name = self.plans[clip].clip, self.methods[method].name
+        plan, name = self.plans[clip].clip, self.labels[method]
         place = self.folder / "work" / f"{name}-{self._key(method)}"
         return place / "scores" / f"{plan}.safetensors" if kind == "scores" else place / "pictures" / plan
 
@@ -102,6 +118,17 @@ class Evaluation:
         """Of protocol, set and method: scores of anything else lie elsewhere."""
         what = [VERSION, self.conditions.protocol_sha256, self.methods[method].name, self.methods[method].sha256]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def _check_labels(labels: tuple[str, ...]) -> None:
+    for label in labels:
+        if not LABEL.fullmatch(label):
+            raise InputError(
+                f"{label!r} cannot name a method in files; give LABEL=MODEL, of letters, digits, . - and _"
+            )
+    twice = [label for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise InputError(f"two methods are called {twice[0]}; give one of them as LABEL=MODEL")
 
 
 def _open(config: ProtocolConfig) -> ShardSet:

@@ -13,6 +13,7 @@ from small_evaluation import synthetic_protocol as protocol
 
 from gpavatar.data.shards import ShardSet
 from gpavatar.eval import evaluate, launched, share, write_results
+from gpavatar.evaluation import conditions
 from gpavatar.evaluation.compare import Difference, compare, read_side
 from gpavatar.evaluation.metrics import FRAME, REGIONS
 from gpavatar.evaluation.results import ClipScores
@@ -34,9 +35,11 @@ def rows(evaluation: Evaluation) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_digits(people, quick_mesh, tmp_path):
+def test_a_run_that_was_stopped_ends_with_the_same_digits(people, quick_mesh, tmp_path, monkeypatch):
+    monkeypatch.setattr(conditions, "commit", lambda: "while somebody commits")
+
     def evaluation(name: str) -> Evaluation:
-        config = protocol(people, "measured=[1]", "tasks=[self,cross]")
+        config = protocol(people, "measured=[1]", "tasks=[self]")
         return Evaluation(config, [SourceCopy(), quick_mesh], tmp_path / name)
 
     whole, stopped = evaluation("whole"), evaluation("stopped")
@@ -58,10 +61,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_digits(people, quick_mesh, tm
 def test_another_protocol_or_method_does_not_find_the_old_scores(evaluated, people):
     for change in ("seed=1", "measured=[1]", "tasks=[self]"):
         assert len(Evaluation(protocol(people, change), evaluated.methods, evaluated.folder).missing)
+    with pytest.raises(InputError, match="two methods are called grey"):
+        Evaluation(protocol(people), [Grey(), Grey()], evaluated.folder)
     other = Grey()
     other.sha256 = "1" * 64
     again = Evaluation(protocol(people), [SourceCopy(), other], evaluated.folder)
-    assert [again.methods[unit.method].name for unit in again.missing] == ["grey"] * 2
+    assert [again.labels[unit.method] for unit in again.missing] == ["grey"] * 2
 
 
 def test_metrics_json_has_every_mean_where_it_is_said_to_be(evaluated):
@@ -164,7 +169,7 @@ def test_results_by_two_protocols_are_not_compared(evaluated, tmp_path):
 
 
 def test_gpavatars_protocol_runs_from_the_command_line_with_blind_pairs(people, tmp_path, capsys):
-    changes = (f"set={people}", "baselines=[source_copy]", "fid=false", "measured=[1,4]", *SMALL)
+    changes = (f"set={people}", "baselines=[source_copy]", "fid=false", "measured=[1,4]", "tasks=[self]", *SMALL)
     asked = {"config": CONFIGS / "eval_vfhq.yaml", "set": changes, "out": tmp_path, "device": "cpu"}
     assert evaluate(**asked, blind=("source_copy", "source_copy"), blind_seed=1) == 0
     header = json.loads((tmp_path / "metrics.json").read_text())["header"]
@@ -180,11 +185,12 @@ def test_gpavatars_protocol_runs_from_the_command_line_with_blind_pairs(people, 
 
 
 def test_several_devices_give_what_one_gives(evaluated, people, tmp_path):
-    shared = Evaluation(protocol(people), [SourceCopy()], tmp_path)
+    shared = Evaluation(protocol(people, "measured=[1]", "tasks=[self]"), [SourceCopy()], tmp_path)
     assert share(shared, launched(1, "cpu"))
-    alone = [take for take in evaluated.takes() if take.method == "source_copy"]
+    of = ("source_copy", "self", 1)
+    alone = [take for take in evaluated.takes() if (take.method, take.task, take.num_sources) == of]
     for one, other in zip(shared.takes(), alone, strict=True):
-        assert (one.clip, one.task, one.rows) == (other.clip, other.task, other.rows)
+        assert (one.clip, one.rows) == (other.clip, other.rows)
         for a, b in zip(one.columns, other.columns, strict=True):
             assert torch.equal(a.scores.values.nan_to_num(9e9), b.scores.values.nan_to_num(9e9))
 

@@ -33,10 +33,10 @@ def test_the_interval_is_that_of_the_mean():
 
 
 def test_the_same_draws_every_time_and_none_without_spread():
-    values, people = np.arange(6.0), list("aabbcc")
+    values, people = np.arange(12.0) ** 2, [f"{n:02d}" for n in range(12)]
     assert estimate(values, people, seed=3) == estimate(values, people, seed=3)
     assert estimate(values, people, seed=3) != estimate(values, people, seed=4)
-    same = estimate(np.full(6, 2.0), people)
+    same = estimate(np.full(12, 2.0), people)
     assert (same.low, same.mean, same.high) == (2.0, 2.0, 2.0)
 
 
