@@ -390,3 +390,17 @@ def test_the_face_landmarker_is_what_google_published(monkeypatch):
         monkeypatch.delenv(name)
     with zipfile.ZipFile(fetch("face_landmarker")) as bundle:
         assert "face_landmarks_detector.tflite" in bundle.namelist()
+
+
+def test_a_tarball_that_unpacks_without_end_is_refused(server, monkeypatch):
+    """The member stands behind more than is unpacked of any archive."""
+    monkeypatch.setattr(assets, "MAX_ARCHIVE_BYTES", 1 << 20)
+    bomb = tarball({"package/zeros": bytes(3 << 20), "package/thing": CONTENT})
+    assert len(bomb) < 64 << 10
+    source = Source(url=server.url("/bomb", bomb), member="package/thing")
+    assert "unpacks to more than 1 MB" in failure(asset(source))
+
+
+def test_a_server_that_never_stops_is_left(server, monkeypatch):
+    monkeypatch.setattr(assets, "MAX_ARCHIVE_BYTES", len(CONTENT) // 2)
+    assert "sends more than" in failure(asset(Source(url=server.url("/thing"))))

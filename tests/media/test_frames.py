@@ -9,7 +9,7 @@ from PIL import Image
 
 from gpavatar.media.frames import open_frames
 from gpavatar.media.image import write_image
-from gpavatar.types import InputError
+from gpavatar.types import InputError, InputWarning
 
 
 def picture(index: int) -> Image.Image:
@@ -90,3 +90,24 @@ def test_range_beyond_the_end(tmp_path):
     write_image(tmp_path / "1.png", awkward.marked_frame(96, 64))
     with pytest.raises(InputError, match="holds 1 frames, none between"):
         open_frames(tmp_path, start_s=3.0)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_an_animation_that_breaks_off_is_read_up_to_there(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 255, (32, 40, 3), np.uint8)) for _ in range(6)]
+    path = tmp_path / f"a{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    reader = open_frames(path)
+    with pytest.warns(InputWarning, match=rf"a\{suffix}: breaks off at 0\.\d\d s"):
+        read = list(reader)
+    assert 2 <= len(read) <= 5 and reader.broken_at_s == pytest.approx(read[-1].time_s + 0.04)
+
+
+def test_an_animation_of_absurd_length_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpavatar.media.frames.MAX_ANIMATION_PIXELS", 3000)
+    frames = [Image.new("L", (20, 20), shade) for shade in range(0, 200, 25)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"a\.gif: 8 frames of 20x20 px are more"):
+        open_frames(tmp_path / "a.gif")

@@ -294,3 +294,28 @@ def test_memory_stays_flat(tmp_path):
         if frame.index == 50:
             before = resident_mb()
     assert resident_mb() - before < 40  # 350 more frames hold 307 MB
+
+
+def test_a_stream_larger_than_its_container_says_is_not_decoded(tmp_path, monkeypatch):
+    """The size stands in the container and, for H.264, in the stream too: the decoder is told the limit."""
+    path = clip(tmp_path / "a.mp4", 3, (256, 192))
+    monkeypatch.setattr("gpavatar.media.video.check_frame_size", lambda *_: None)
+    assert len(list(open_video(path))) == 3
+    monkeypatch.setattr("gpavatar.media.video.MAX_VIDEO_PIXELS", 128 * 96)
+    with pytest.raises(InputError, match="not one frame"):
+        open_video(path)
+
+
+def test_time_stamps_beyond_reason_count_as_none(tmp_path):
+    """In a transport stream of 33 bits a damaged stamp is a day; in Matroska it may be centuries."""
+    path = tmp_path / "a.mkv"
+    times_s = [0, 0.04, 0.08, 3e6, 3e6 + 0.04]
+    awkward.write_clip(path, [awkward.marked_frame(96, 64, index) for index in range(5)], times_s)
+    read = [frame.time_s for frame in open_video(path)]
+    assert read == pytest.approx([0, 0.04, 0.08, 0.12, 0.16], abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [Fraction(60_000, 1), Fraction(1, 60_000)])
+def test_an_absurd_pixel_shape_is_ignored(tmp_path, shape):
+    path = awkward.write_clip(tmp_path / "a.mkv", [awkward.marked_frame(96, 64)] * 2, pixel_shape=shape)
+    assert (open_video(path).info.width_px, open_video(path).info.height_px) == (96, 64)
