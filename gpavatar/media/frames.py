@@ -74,13 +74,16 @@ class DirectoryReader:
         if not self._files:
             raise InputError(f"{path}: holds {len(files)} frames, none between {start_s} s and {end_s} s")
         self._max_side_px = max_side_px
-        height, width = read_image(self._files[0][1], max_side_px).shape[:2]
+        self._first: np.ndarray | None = read_image(self._files[0][1], max_side_px)  # until it is asked for
+        height, width = self._first.shape[:2]
         count = len(self._files)
         self.info = VideoInfo(path, width, height, fps, count / fps, count, has_audio=False, rotation_deg=0)
 
     def __iter__(self) -> Iterator[VideoFrame]:
         for index, (time_s, file) in enumerate(self._files):
-            image = read_image(file, self._max_side_px)
+            image, self._first = self._first, None
+            if index or image is None:
+                image = read_image(file, self._max_side_px)
             if image.shape != (self.info.height_px, self.info.width_px, 3):
                 asked = f"{self.info.width_px}x{self.info.height_px}"
                 found = f"{image.shape[1]}x{image.shape[0]}"
