@@ -145,12 +145,12 @@ class ShardDataModule(LightningDataModule):
     def _opened(self, name: str) -> list[ShardSet]:
         if name not in self._sets:
             configs = self.config.train if name == "train" else self.config.val
+            if not configs:
+                raise InputError(f"no set to {name} on; give data.{name}, a list of sets with their path")
             self._sets[name] = [ShardSet.open(each.path) for each in configs]
         return self._sets[name]
 
     def _frames(self, name: str) -> PairFrames:
         config = self.config
         configs, split = (config.train, config.train_split) if name == "train" else (config.val, config.val_split)
-        if not configs:
-            raise InputError(f"no set to {name} on; give data.{name}, a list of sets with their path")
         return pair_frames(self._opened(name), [each.weight for each in configs], split, config.open_only)

@@ -85,7 +85,7 @@ class Checkpoints(Callback):
             for old in sorted(self.folder.glob("step_*.ckpt"))[: -self.config.keep]:
                 old.unlink()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, *_) -> None:
         """Signals do again what they did."""
         self.seconds, self._start = self.total_seconds, None
         self._give_signals_back()

@@ -37,7 +37,7 @@ class TrainerConfig:
 
     max_steps: int = 150_000  # of the optimizer
     max_time: str = ""  # of this start, [[D:]H:]M:S; then a checkpoint and the end. "": as long as it takes
-    accelerator: str = "auto"  # cpu, cuda, auto
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1  # per node
     num_nodes: int = 1
     precision: Literal["bf16", "fp32"] = "bf16"  # of the networks; geometry and compositing are always fp32

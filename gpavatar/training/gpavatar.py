@@ -98,11 +98,9 @@ def training_head(name: str, info: HeadInfo) -> MorphableHead:
     """The head model whose vertices a method knows. InputError where the sets were fitted with another one."""
     if name != info.name:
         raise InputError(
-            f"the sets were fitted with the head {info.name}; set gpavatar.head={info.name}, or give others"
+            f"the sets were fitted with {info.name}, not {name}; set gpavatar.head={info.name} or give other sets"
         )
     head = OpenHead.load() if name == "open_head" else load_users_flame()
     if head.sha256 != info.sha256:
-        raise InputError(
-            f"the sets were fitted with another version of the head {name} ({info.sha256[:8]}); fit them again"
-        )
+        raise InputError(f"the sets were fitted with another {name} ({info.sha256[:8]}, not {head.sha256[:8]})")
     return head

@@ -64,9 +64,10 @@ class AvatarTraining(LightningModule):
         _, terms = self.terms(batch, jitter=self.config.trainer.jitter)
         loss = terms.total(self.config.loss)
         self.guard.watch(loss, batch, self.global_step)
-        size = len(batch.target.image)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.named().items()}, batch_size=size)
+        if (self.global_step + 1) % self.config.trainer.log_every == 0:
+            found = {"loss": loss} | terms.named()
+            options = {"sync_dist": True, "batch_size": len(batch.target.image)}
+            self.log_dict({f"train/{name}": value.detach() for name, value in found.items()}, **options)
         return loss
 
     def validation_step(self, batch: Batch) -> None:

@@ -76,7 +76,9 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         # One source leaves the attention out, so that some parameters have no gradient in some steps.
-        strategy=DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True) if several else "auto",
+        strategy=DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False)
+        if several
+        else "auto",
         precision="32-true",  # bf16 is the module's own affair: see precision.py
         max_steps=settings.max_steps,
         max_epochs=-1,
