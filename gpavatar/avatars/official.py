@@ -142,9 +142,13 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
             f"{path}: not a checkpoint that can be read safely ({line}); get one_model.ckpt again"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_plain, state.values())):
         raise InputError(f"{path}: holds no state_dict of tensors; give GPAvatar's one_model.ckpt")
     return state
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
 
 
 def convert(state: dict[str, Tensor], where: str = "checkpoint") -> dict[str, Tensor]:

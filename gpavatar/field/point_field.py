@@ -64,7 +64,8 @@ class PointField(nn.Module):
         self.config = config = config or PointFieldConfig()
         drawn = None
         if config.num_points:
-            drawn = torch.randperm(num_verts, generator=torch.Generator().manual_seed(0))[: config.num_points]
+            rng = torch.Generator("cpu").manual_seed(0)
+            drawn = torch.randperm(num_verts, generator=rng, device="cpu")[: config.num_points]
         self.register_buffer("used", drawn)
         self.features = nn.Parameter(torch.randn(config.num_points or num_verts, config.point_dim))
         self.code_dim = code_width(3, config.octaves)
