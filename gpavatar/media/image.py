@@ -21,6 +21,7 @@ from gpavatar.types import InputError, one_line
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 SRGB = ImageCms.createProfile("sRGB")
+FROM_16_BIT = np.rint(np.arange(65536) / 257).astype(np.uint8)
 EXIF_ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -156,10 +157,11 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(FROM_16_BIT[np.asarray(image)], "L")
     values = np.array(image, np.float32)
     # floats are taken as [0, 1] unless they go beyond; integers as 16 bit unless they fit into 8
     top = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
-    top = 65535.0 if image.mode.startswith("I;16") else top
     np.nan_to_num(values, copy=False)
     values *= 255 / top
     return Image.fromarray(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8), "L")
