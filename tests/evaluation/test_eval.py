@@ -230,7 +230,7 @@ def test_a_set_drawn_with_other_settings_gives_no_truth_for_cross(people):
     first, other = shards.sample(0), shards.sample(12)
     truth = SyntheticTruth(shards)
     drawn = truth.frames(first, [(first.params, first.camera)])
-    assert (drawn.images[0] - first.image).abs().mean() < 0.01  # measured 0.004: JPEG
+    assert (drawn.images[0] - first.image).abs().mean() < 0.012  # measured 0.006: JPEG
     with pytest.raises(InputError, match="other settings"):
         SyntheticTruth(shards).frames(
             type(first)(**{**vars(first), "image_u8": other.image_u8}), [(first.params, first.camera)]
