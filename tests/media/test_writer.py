@@ -13,12 +13,13 @@ import awkward_files as awkward
 import numpy as np
 import pytest
 
+from gpavatar.media.audio import AudioTrack
 from gpavatar.media.files import temporary_name
 from gpavatar.media.image import read_image
 from gpavatar.media.provenance import Marks, read_credentials, sign
 from gpavatar.media.video import open_video
 from gpavatar.media.writer import DirectoryWriter, ImageWriter, VideoWriter, open_writer
-from gpavatar.types import InputError
+from gpavatar.types import InputError, InputWarning
 
 WIDTH, HEIGHT = 96, 64
 
@@ -260,7 +261,7 @@ def test_places_that_cannot_be_written(tmp_path):
 FULL_DISK = """
 import resource, sys, numpy as np
 from gpavatar.media.writer import open_writer
-from gpavatar.types import InputError
+from gpavatar.types import InputError, InputWarning
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 rng = np.random.default_rng(0)
 for path in sys.argv[1:]:
@@ -357,3 +358,22 @@ def test_marks_change_the_picture_and_no_marks_change_nothing(tmp_path):
             writer.write(frame)
     assert np.array_equal(read_image(tmp_path / "plain.png"), frame)
     assert not np.array_equal(read_image(tmp_path / "marked.png"), frame)
+
+
+def test_sound_that_steps_back_or_turns_into_something_else_is_left_out(tmp_path, monkeypatch):
+    """The pictures are worth more: they are all there, with a warning."""
+    sound = awkward.clicks(2.0, [0.3, 1.5], 44_100)
+    frames = [awkward.marked_frame(WIDTH, HEIGHT)] * 50
+    driver = awkward.write_clip(tmp_path / "d.mp4", frames, sound=sound, sound_rate=44_100)
+    emit, count = AudioTrack._emit, []
+
+    def damaged(self, piece):
+        count.append(piece)
+        if len(count) == 20:
+            raise ValueError("Frame does not match AudioResampler setup.")
+        yield from emit(self, piece)
+
+    monkeypatch.setattr(AudioTrack, "_emit", damaged)
+    with pytest.warns(InputWarning, match=r"d\.mp4: its sound is damaged"):
+        write(tmp_path / "a.mp4", [index / 25 for index in range(50)], audio_from=driver)
+    assert len(list(open_video(tmp_path / "a.mp4"))) == 50 and len(count) == 20
