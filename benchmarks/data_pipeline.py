@@ -40,7 +40,7 @@ from gpavatar.types import InputError
 
 RESULTS = Path(__file__).parent / "results"
 TARGET_FPS, TARGET_GAIN, TARGET_KILLS = 15.0, 1.5, 20
-SHARES = (0.0, 0.25, 0.5, 0.75)  # of the demo clip at which the clips of the measurement begin
+SHARES = (0.0, 1.0)  # of the demo clip at which the clips of the measurement begin
 CLIP_FRAMES = 236
 JUDGED_PX = (256, 512)
 KILL_CONFIG = PrepConfig(size_px=128, matte_px=128, choose=ChooseConfig(frames=6))

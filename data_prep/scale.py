@@ -90,7 +90,7 @@ def _connect(cluster: Cluster) -> None:
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        _system_config={"enable_metrics_collection": False},
+        _system_config={"enable_metrics_collection": False, "worker_niceness": 0},
     )
 
 
