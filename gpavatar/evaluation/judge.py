@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +33,6 @@ from gpavatar.retarget import retarget_camera, retarget_params
 from gpavatar.streaming import Stopwatch
 from gpavatar.types import HeadParams, SourceFrame, map_tensors
 
-KEPT_TARGETS = 2  # takes whose true pictures stay in memory: one method after the other is judged on the same clip
-KEPT_SOURCES = 16  # those of a clip
 PICTURE_QUALITY = 92
 NO_FEATURES = torch.zeros(0, 0)
 
@@ -62,8 +59,11 @@ class Judge:
     def __init__(self, shards: ShardSet, config: ProtocolConfig, scorer: Scorer):
         self.shards, self.config, self.scorer = shards, config, scorer
         self._synthetic: SyntheticTruth | None = None
-        self._truths: OrderedDict[tuple, Truth] = OrderedDict()
-        self._sources: OrderedDict[int, SourceFrame] = OrderedDict()
+        self._clip = ""
+        self._truths: dict[
+            str, Truth | None
+        ] = {}  # by task; these two are of one clip, which method after method shows
+        self._sources: dict[int, SourceFrame] = {}
         self._readings: dict[tuple[int, ...], FaceReadings] = {}
         self._inception = None
 
@@ -71,6 +71,8 @@ class Judge:
     def clip(self, label: str, method: Avatar, plan: ClipPlan, pictures: Path | None = None) -> ClipScores:
         """All takes of a clip at every N. The outputs at the smallest N are kept as JPEG in the folder `pictures`."""
         watch, start_s = Stopwatch(), time.process_time()
+        if self._clip != plan.clip:
+            self._clip, self._truths, self._sources = plan.clip, {}, {}
         takes = []
         for number, rows in enumerate(plan.sources):
             with watch("read"):
@@ -83,7 +85,9 @@ class Judge:
                     with_depth = self._sample(take.rows[0]).depth is not None
                     outputs = draw(method, state, poses, self.shards.index.size_px, with_depth)
                 with watch("truth"):
-                    truth = self._truth(plan, take, poses)
+                    if take.task not in self._truths:
+                        self._truths[take.task] = self._truth(plan, take, poses)
+                    truth = self._truths[take.task]
                 with watch("score"):
                     takes.append(self._scored(label, plan, take, len(rows), outputs, truth))
                 if pictures and number == 0:
@@ -108,24 +112,17 @@ class Judge:
 
     def _truth(self, plan: ClipPlan, take: Take, poses: list[tuple[HeadParams, Camera]]) -> Truth | None:
         """None where nobody knows: real people in the task cross."""
-        key = (plan.clip, take.task, take.rows)
-        drawn = take.task == CROSS
-        if drawn and not SyntheticTruth.serves(self.shards, plan.clip):
-            return None
-        if key not in self._truths:
-            if drawn:
-                self._synthetic = self._synthetic or SyntheticTruth(self.shards)
-                true = self._synthetic.frames(self._sample(plan.sources[0][0]), poses)
-                truth = Truth(self.scorer.target(true.images.clamp(0, 1), true.alpha.clamp(0, 1)), true.depth)
-            else:
-                samples = [self._sample(row) for row in take.rows]
-                images, alpha = (torch.stack([getattr(one, name) for one in samples]) for name in ("image", "alpha"))
-                truth = Truth(self.scorer.target(images, alpha), stacked_depth([one.depth for one in samples]))
-                self._readings[take.rows] = truth.target.readings
-            self._truths[key] = truth
-            while len(self._truths) > KEPT_TARGETS:
-                self._truths.popitem(last=False)
-        return self._truths[key]
+        if take.task == CROSS:
+            if not SyntheticTruth.serves(self.shards, plan.clip):
+                return None
+            self._synthetic = self._synthetic or SyntheticTruth(self.shards)
+            true = self._synthetic.frames(self._sample(plan.sources[0][0]), poses)
+            return Truth(self.scorer.target(true.images.clamp(0, 1), true.alpha.clamp(0, 1)), true.depth)
+        samples = [self._sample(row) for row in take.rows]
+        images, alpha = (torch.stack([getattr(one, name) for one in samples]) for name in ("image", "alpha"))
+        target = self.scorer.target(images, alpha)
+        self._readings[take.rows] = target.readings
+        return Truth(target, stacked_depth([one.depth for one in samples]))
 
     def _scored(
         self, label: str, plan: ClipPlan, take: Take, num_sources: int, outputs: Outputs, truth: Truth | None
@@ -180,8 +177,6 @@ class Judge:
     def _source(self, row: int) -> SourceFrame:
         if row not in self._sources:
             self._sources[row] = source_frame(self._sample(row))
-            while len(self._sources) > KEPT_SOURCES:
-                self._sources.popitem(last=False)
         return self._sources[row]
 
     def _read(self, rows: tuple[int, ...]) -> FaceReadings:
