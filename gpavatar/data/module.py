@@ -111,9 +111,13 @@ class ShardDataModule(LightningDataModule):
         config = self.config
         if not config.val:
             return []
-        frames = self._frames("val")
+        frames, (rank, world_size) = self._frames("val"), self._ranks()
+        if len(frames.clips) * config.val_per_clip <= (world_size - 1) * config.batch_size:
+            raise InputError(
+                f"validation has fewer batches than there are ranks ({world_size}); raise data.val_per_clip"
+            )
         schedule = FixedSchedule(
-            frames, config.sampling, config.batch_size, config.val_per_clip, config.val_sources, *self._ranks()
+            frames, config.sampling, config.batch_size, config.val_per_clip, config.val_sources, rank, world_size
         )
         source = StreamedFrames(self._opened("val"), frames)
         return PairLoader(schedule, source, device=self._device(), num_workers=config.num_workers, from_start=True)

@@ -67,6 +67,8 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
     csv_log = CsvLog(folder / "metrics.csv")
     csv_log.forget_after(step_of(checkpoint) if checkpoint else 0)
     loggers = [csv_log, wandb_log(folder, log)] if rank_zero_only.rank == 0 else [csv_log]
+    # One source leaves the attention out, so that some parameters have no gradient in some steps. Buffers never change.
+    ddp = DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False)
     several = settings.devices * settings.num_nodes > 1
     refresh = max(1, min(settings.log_every, 20))
     bar = RichProgressBar(refresh) if sys.stderr.isatty() else TQDMProgressBar(settings.log_every)
@@ -75,10 +77,7 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        # One source leaves the attention out, so that some parameters have no gradient in some steps.
-        strategy=DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False)
-        if several
-        else "auto",
+        strategy=ddp if several else "auto",
         precision="32-true",  # bf16 is the module's own affair: see precision.py
         max_steps=settings.max_steps,
         max_epochs=-1,

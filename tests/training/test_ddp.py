@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 STILL = (
     "trainer.jitter=false", "gpavatar.encoder.net.noise=stored", "gpavatar.upsampler.net.noise=stored",
     "data.augment={flip: 0, brightness: 0, contrast: 0, saturation: 0, tint: 0}", "trainer.max_steps=3",
-    "trainer.val_every=3", "data.num_workers=0",
+    "trainer.val_every=3", "data.val_per_clip=2",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_two_processes_are_one_with_the_double_batch(settings, debug, tmp_path, 
     run_training(debug(one, *STILL, "data.batch_size=4"), one)
     ours, theirs = losses(two), losses(one)
     assert [name for name, _ in ours] == [name for name, _ in theirs]
-    assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=1e-5)
+    assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=4e-7)  # measured 1.7e-7
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (two, one))
-    for name, value in theirs.items():
-        assert ours[name] == pytest.approx(value, abs=1e-6), name
+    # measured 6e-8; a hundredth of a step, since Adam turns the noise of a gradient near zero into a part of one
+    assert max(float((ours[name] - value).abs().max()) for name, value in theirs.items()) < 1e-6
