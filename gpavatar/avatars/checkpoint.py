@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gpavatar.config import parse_config
@@ -86,12 +86,10 @@ def save_weights(tensors: dict[str, Tensor], path: str | Path, info: WeightsInfo
     }
     with whole_file(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(
-                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, metadata
-            )
-        except SafetensorError as error:  # how safetensors reports what the system refused
-            raise OSError(str(error)) from error
+        # not save_file: it writes under a name of its own, which a killed process leaves for ever
+        temporary.write_bytes(
+            save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata)
+        )
 
 
 def read_info(path: str | Path) -> WeightsInfo:
