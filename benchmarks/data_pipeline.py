@@ -53,7 +53,7 @@ class Speed:
     workers: str
     frames: int
     wall_s: float
-    cpu_s: float
+    cpu_s: float | None  # None: Ray's workers do not tell
     load: float  # of the machine while it ran
 
     @property
@@ -61,10 +61,10 @@ class Speed:
         """Input frames per second by the clock."""
         return self.frames / self.wall_s
 
-    @property
-    def bound(self) -> float:
-        """What two cores of its own could give at most."""
-        return 2 * self.frames / self.cpu_s
+    def cells(self) -> tuple[str, ...]:
+        """Of the table; the bound is what two cores of its own could give at most."""
+        cpu, bound = (f"{self.cpu_s:.1f}", f"{2 * self.frames / self.cpu_s:.1f}") if self.cpu_s else ("", "")
+        return self.workers, f"{self.frames}", f"{self.wall_s:.1f}", cpu, f"{self.fps:.1f}", bound, f"{self.load:g}"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def speed(folder: Path, workers: int) -> Speed:
         raise InputError(f"only {len(outcome.kept)} clips were kept: {[clip.why for clip in outcome.clips]}")
     frames = sum(source.frames for source in outcome.sources)
     name = f"{workers} Ray" if workers else "in process"
-    return Speed(name, frames, round(wall_s, 2), round(cpu_s, 2), round(os.getloadavg()[0], 1))
+    cpu_s = None if workers else round(cpu_s, 2)
+    return Speed(name, frames, round(wall_s, 2), cpu_s, round(os.getloadavg()[0], 1))
 
 
 def kill(folder: Path, kills: int = TARGET_KILLS) -> Kills:
@@ -257,11 +258,7 @@ def _page(report: dict) -> str:
             "| workers | frames | wall s | CPU s | frames/s | bound | load |",
             "|---|---|---|---|---|---|---|",
         ]
-        lines += [
-            f"| {row.workers} | {row.frames} | {row.wall_s:.1f} | {row.cpu_s:.1f} | {row.fps:.1f} | {row.bound:.1f} | "
-            f"{row.load:g} |"
-            for row in rows
-        ]
+        lines += [f"| {' | '.join(row.cells())} |" for row in rows]
         wall = {row.workers: row.wall_s for row in rows}
         if {"1 Ray", "2 Ray"} <= wall.keys():
             lines += ["", f"From one Ray worker to two: {wall['1 Ray'] / wall['2 Ray']:.2f} times as fast."]
