@@ -86,6 +86,12 @@ def test_cross_pairs_are_of_different_people_and_always_the_same(vfhq_style):
         assert cross.rows == take(driver, SELF).rows and cross.reference == driver.sources[0][0]
 
 
+def test_who_stands_half_the_list_away_but_is_the_same_person_does_not_drive(tmp_path):
+    shards = make_set(tmp_path / "set", [(f"clip_{n}", f"person_{n % 2}", "train", 8) for n in range(4)])
+    plans = plan_clips(shards, protocol(VFHQ))
+    assert [take(plan, CROSS).driving for plan in plans] == ["clip_3", "clip_0", "clip_1", "clip_2"]
+
+
 def test_frames_like_the_source_are_not_scored(vfhq_style):
     plan = plan_clips(vfhq_style, protocol(VAL, "split=train", "min_shift=1e9", "targets=0"))[0]
     turned_deg = [0.05 * n * 180 / torch.pi for n in frames(vfhq_style, take(plan, SELF).rows)]
