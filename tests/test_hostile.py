@@ -258,6 +258,7 @@ def test_bombs_neither_fill_memory_nor_take_long(good, tmp_path):
     assert len(found["codes"]) == 12 and found["peak_mb"] < 2048, found
     lines = [line for line in done.stderr.splitlines() if "gpavatar" in line or "error" in line.lower()]
     assert sum(line.startswith("error: ") for line in lines) == 12 and "Traceback" not in done.stderr
+    assert sum("unpacks to" in line for line in lines) == 1 and sum("million pixels" in line for line in lines) == 2
 
 
 @pytest.mark.download
