@@ -128,7 +128,8 @@ def test_a_still_driver_gives_a_turntable_under_orbit(flat_avatar: Path, make_tr
     assert len(decoded(tmp_path / "out.mp4")) == 100
 
 
-def test_ctrl_c_leaves_a_playable_file_named_as_partial(flat_avatar: Path, make_track, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_playable_file_named_as_partial(number, flat_avatar: Path, make_track, tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -148,7 +149,7 @@ sys.exit(run_program(reenact.reenact, sys.argv[1:]))
         assert time.monotonic() < deadline_s and process.poll() is None
         time.sleep(0.05)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
     assert "out.partial.mp4" in errors
