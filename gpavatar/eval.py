@@ -134,9 +134,13 @@ def launched(devices: int, device: str):
 
 
 def share(evaluation: Evaluation, fabric) -> bool:
-    """Do this process's part of what is missing; True in the process that goes on to write the results."""
+    """Do this process's part of what is missing; True in the process that goes on to write the results.
+
+    A clip's methods stay in one process, which reads what is true of the clip once.
+    """
     missing = fabric.broadcast(evaluation.missing)
-    for unit in missing[fabric.global_rank :: fabric.world_size]:
+    clips = sorted({unit.clip for unit in missing})[fabric.global_rank :: fabric.world_size]
+    for unit in [unit for unit in missing if unit.clip in clips]:
         evaluation.do(unit)
         print(f"{evaluation.labels[unit.method]}, {evaluation.plans[unit.clip].clip}", file=sys.stderr)
     fabric.barrier()
