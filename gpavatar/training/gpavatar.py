@@ -22,12 +22,16 @@ from gpavatar.training.precision import run_compiled, run_in_bf16, use_channels_
 from gpavatar.training.sheet import Sheet, as_grey, enlarged
 from gpavatar.types import HeadParams, InputError, map_tensors
 
+SMALLEST_PX = 32  # side of a picture that AlexNet's last stages still see something of
+
 
 class GPAvatarTraining(AvatarTraining):
     """Sources and target of one person: the target's head drives, its picture is the truth."""
 
     def __init__(self, config: TrainConfig, info: HeadInfo, folder: Path):
         """`info`: the head that the sets were fitted with. InputError where it is not the one of the method."""
+        if config.loss.perceptual and config.gpavatar.volume.size_px < SMALLEST_PX:
+            raise InputError(f"loss.perceptual needs gpavatar.volume.size_px of at least {SMALLEST_PX}; or set it to 0")
         head = training_head(config.gpavatar.head, info)
         num_verts = head.verts(HeadParams.neutral(info.n_shape, info.n_expression)).shape[-2]
         super().__init__(config, GPAvatar(config.gpavatar, num_verts, info.n_expression + 9), folder)

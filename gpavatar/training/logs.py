@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import secrets
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,15 +71,17 @@ def wandb_log(folder: Path, config: LogConfig) -> WandbLogger | None:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    offline = not wandb.login(prompt=False, verify=False)  # looks for a key, asks nobody
     settings = wandb.Settings(
-        console="off", disable_code=True, disable_git=True, disable_job_creation=True, save_code=False,
-        x_disable_machine_info=True, x_disable_meta=True, x_disable_stats=True, x_disable_viewer=True,
+        mode="offline" if offline else "online", console="off", disable_code=True, disable_git=True,
+        disable_job_creation=True, save_code=False, x_disable_machine_info=True, x_disable_meta=True,
+        x_disable_stats=True, x_disable_viewer=True, x_save_requirements=False,
     )  # fmt: skip
     name = folder.resolve().name
     identity = folder / "wandb_id.txt"
     if not identity.exists():
-        identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+        identity.write_text(secrets.token_hex(4), encoding="utf-8")
     return WandbLogger(
         name=name, save_dir=folder, project=config.project, id=identity.read_text(encoding="utf-8"),
-        resume="allow", offline=not wandb.login(prompt=False, verify=False), settings=settings,
+        resume="allow", offline=offline, settings=settings,
     )  # fmt: skip

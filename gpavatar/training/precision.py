@@ -22,10 +22,10 @@ def run_in_bf16(networks: Iterable[nn.Module]) -> None:
         network.forward = _in_bf16(network.forward)
 
 
-def run_compiled(networks: Iterable[nn.Module]) -> None:
+def run_compiled(networks: Iterable[nn.Module], backend: str = "inductor") -> None:
     """Compile each by itself; the names of its parameters stay as they are."""
     for network in networks:
-        network.compile()
+        network.compile(backend=backend)
 
 
 def use_channels_last(networks: Iterable[nn.Module]) -> None:

@@ -39,7 +39,7 @@ def test_two_processes_are_one_with_the_double_batch(settings, debug, tmp_path, 
     run_training(debug(one, *STILL, "data.batch_size=4"), one)
     ours, theirs = losses(two), losses(one)
     assert [name for name, _ in ours] == [name for name, _ in theirs]
-    assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=4e-7)  # measured 1.7e-7
+    assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=1e-6)  # measured 1.7e-7
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (two, one))
     # measured 6e-8; a hundredth of a step, since Adam turns the noise of a gradient near zero into a part of one
     assert max(float((ours[name] - value).abs().max()) for name, value in theirs.items()) < 1e-6

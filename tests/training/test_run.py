@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from optional_assets import needs
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -106,6 +110,33 @@ def test_a_wrong_setting_is_one_line(settings, tmp_path, capfd, setting, said):
     assert run_program(train, arguments, "train") == 2
     error = capfd.readouterr().err.strip().splitlines()
     assert len(error) == 1 and error[0].startswith("error: ") and said in error[0], error
+
+
+@pytest.mark.download
+@needs("lpips_alex")
+def test_the_perceptual_term_takes_part(debug, tmp_path):
+    volume = "gpavatar.volume={size_px: 32, num_coarse: 2, num_fine: 2}"
+    small = debug(tmp_path, "loss.perceptual=0.05")
+    with pytest.raises(InputError, match=r"^loss.perceptual needs gpavatar.volume.size_px of at least 32"):
+        run_training(small, tmp_path)
+    changes = (volume, "loss.perceptual=0.05", "loss.face_box=0", "log.sheet_examples=0")
+    run_training(debug(tmp_path, *changes), tmp_path)
+    found = numbers(tmp_path)
+    assert found["train/loss", 1] > found["train/l1", 1] + 0.05 * found["train/perceptual", 1] > found["train/l1", 1]
+    assert 0 < found["val/lpips", 2] < 2
+    state = torch.load(tmp_path / "checkpoints/step_00000002.ckpt", weights_only=True)
+    assert all(name.startswith("net.") for name in state["state_dict"])  # the judge is not kept
+
+
+def test_make_hands_on_what_stands_on_its_command_line():
+    told = ["data.train=[{path: sets/a b, weight: 2}, {path: sets/c*}]", "trainer.max_steps=3"]
+    command = ["make", "-n", "train", "CONFIG=configs/debug.yaml", *told]
+    root = Path(__file__).parents[2]
+    lines = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    line = lines[-1].replace(".venv/bin/python", sys.executable + " -c 'import sys; print(sys.argv[1:])'")
+    script = "set -f +B\n" + line.replace("-m gpavatar.train", "")
+    done = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert sorted(ast.literal_eval(done.stdout)) == sorted(["configs/debug.yaml", *told])
 
 
 def test_times_are_read():
