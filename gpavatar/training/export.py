@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from gpavatar.avatars.checkpoint import ANY_HEAD, WeightsInfo, config_yaml, save_weights
 from gpavatar.data.module import ShardDataModule
 from gpavatar.media.files import whole_file
+from gpavatar.training.checkpointing import Checkpoints
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.run_directory import commit
 
@@ -88,11 +89,12 @@ def progress_of(trainer: Trainer, seconds: float) -> Progress:
     return Progress(trainer.global_step, seconds, name, metrics)
 
 
-class BestWeights(Callback):
-    """Exports the averaged weights whenever a validation is the best so far."""
+class Weights(Callback):
+    """Exports the averaged weights at the end, and whenever a validation is the best so far."""
 
-    def __init__(self, path: Path, config: TrainConfig):
-        self.path, self.config, self.best = path, config, float("-inf")
+    def __init__(self, folder: Path, config: TrainConfig):
+        self.last, self.path = folder / "weights.safetensors", folder / "best.safetensors"
+        self.config, self.best = config, float("-inf")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The score of the file that is there, whatever the checkpoint knows of it."""
@@ -104,11 +106,19 @@ class BestWeights(Callback):
         score = float(trainer.callback_metrics.get(BEST, -torch.inf))
         if trainer.is_global_zero and score > self.best:
             self.best = score
-            seconds = next(one.total_seconds for one in trainer.callbacks if hasattr(one, "total_seconds"))
-            progress = progress_of(trainer, seconds)
-            export_weights(pl_module, trainer.datamodule, self.config, progress, self.path)
+            self._export(trainer, pl_module, self.path)
             with whole_file(self._note) as temporary:
                 temporary.write_text(json.dumps({BEST: score, "step": trainer.global_step}) + "\n", encoding="utf-8")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """However it came to an end, but for an error."""
+        if trainer.is_global_zero:
+            with pl_module.averaged():
+                self._export(trainer, pl_module, self.last)
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
+        seconds = next(one.total_seconds for one in trainer.callbacks if isinstance(one, Checkpoints))
+        export_weights(pl_module, trainer.datamodule, self.config, progress_of(trainer, seconds), path)
 
     @property
     def _note(self) -> Path:

@@ -18,7 +18,7 @@ from gpavatar.pretrained.perceptual import Perceptual
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.losses import LossTerms, gpavatar_losses, on_black
 from gpavatar.training.module import AvatarTraining
-from gpavatar.training.precision import run_compiled, run_in_bf16, use_channels_last
+from gpavatar.training.precision import Bf16Field, run_compiled, run_in_bf16, use_channels_last
 from gpavatar.training.sheet import Sheet, as_grey, enlarged
 from gpavatar.types import HeadParams, InputError, map_tensors
 
@@ -62,9 +62,20 @@ class GPAvatarTraining(AvatarTraining):
         if trainer.channels_last:
             use_channels_last(self.images)
         if trainer.precision == "bf16":
-            run_in_bf16(self.networks)
+            self.use_bf16()
         if trainer.compile == "on" or (trainer.compile == "auto" and device.type == "cuda"):
             run_compiled(self.networks)
+
+    def use_bf16(self) -> None:
+        """Encoder, attention, field and super-resolution compute in bf16; cameras, rays and compositing do not."""
+        run_in_bf16([*self.images, self.net.attention])
+        plain = self.net.head_field
+
+        def head_field(planes: Tensor, signal: HeadSignal) -> Bf16Field:
+            with torch.autocast(planes.device.type, torch.bfloat16):
+                return Bf16Field(plain(planes, signal))
+
+        self.net.head_field = head_field
 
     def forward(self, batch: Batch, *, jitter: bool = False) -> GPAvatarOutput:
         """The targets of a batch, drawn from its sources."""

@@ -7,7 +7,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy
@@ -17,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from gpavatar.data.module import ShardDataModule
 from gpavatar.training.checkpointing import Checkpoints, WholeFiles
 from gpavatar.training.config import TrainConfig, seconds_of
-from gpavatar.training.export import BestWeights, export_weights, progress_of
+from gpavatar.training.export import Weights
 from gpavatar.training.gpavatar import GPAvatarTraining
 from gpavatar.training.logs import CsvLog, wandb_log
 from gpavatar.training.module import AvatarTraining
@@ -27,7 +26,6 @@ from gpavatar.training.speed import Speed
 from gpavatar.types import InputError, one_line
 
 MODULES: dict[str, type[AvatarTraining]] = {"gpavatar": GPAvatarTraining}
-WEIGHTS, BEST_WEIGHTS = "weights.safetensors", "best.safetensors"
 
 
 def run_training(config: TrainConfig, folder: Path) -> int:
@@ -39,25 +37,22 @@ def run_training(config: TrainConfig, folder: Path) -> int:
     max_seconds = seconds_of(config.trainer.max_time)
     quieten()
     seed_everything(config.seed, workers=False, verbose=False)  # every process begins with the same weights
-    torch.set_float32_matmul_precision("high")
     data = ShardDataModule(config.data)
     module = MODULES[config.method](config, data.head, folder)
     checkpoint = last_checkpoint(folder)
     main = rank_zero_only.rank == 0
     if main:
         open_run(folder, config)
-    checkpoints = Checkpoints(folder, config.checkpoint, max_seconds)
+    checkpoints, weights = Checkpoints(folder, config.checkpoint, max_seconds), Weights(folder, config)
     try:
-        trainer = make_trainer(config, folder, [checkpoints], checkpoint)
+        trainer = make_trainer(config, folder, [checkpoints, weights], checkpoint)
     except MisconfigurationException as error:  # more devices than there are, an accelerator that is not there
         raise InputError(f"trainer: {one_line(error)}") from error
     if main:
         print(f"{folder}: {about(module, config)}" + (f"; goes on at step {step_of(checkpoint)}" if checkpoint else ""))
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        with module.averaged():
-            export_weights(module, data, config, progress_of(trainer, checkpoints.total_seconds), folder / WEIGHTS)
-        print(f"{folder}: {trainer.global_step} steps; the weights are in {folder / WEIGHTS}")
+        print(f"{folder}: {trainer.global_step} steps; the weights are in {weights.last}")
     return 130 if checkpoints.asked_to_stop else 0
 
 
@@ -72,7 +67,6 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
     several = settings.devices * settings.num_nodes > 1
     refresh = max(1, min(settings.log_every, 20))
     bar = RichProgressBar(refresh) if sys.stderr.isatty() else TQDMProgressBar(settings.log_every)
-    best = [BestWeights(folder / BEST_WEIGHTS, config)] if config.data.val else []
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -93,7 +87,6 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
         logger=[each for each in loggers if each],
         callbacks=[
             *callbacks,
-            *best,
             Sheets(folder, log),
             *([bar] if settings.progress else []),
             Speed(settings.log_every),

@@ -7,12 +7,14 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+import torch.nn.functional as functional
 
 from gpavatar.avatars.gpavatar import GPAvatarOutput
 from gpavatar.data.batch import Batch
 from gpavatar.data.module import ShardDataModule
+from gpavatar.field.knn_trees import ScipyIndex
 from gpavatar.training.gpavatar import GPAvatarTraining
-from gpavatar.training.precision import run_compiled, run_in_bf16, use_channels_last
+from gpavatar.training.precision import run_compiled, use_channels_last
 
 
 @pytest.fixture
@@ -30,16 +32,23 @@ def drawn(module: GPAvatarTraining, batch: Batch) -> GPAvatarOutput:
     return module(batch)
 
 
-def test_networks_are_bf16_and_all_else_is_not(training):
+def test_networks_are_bf16_and_all_else_is_not(training, monkeypatch):
     module, batch = training
     before, seen = drawn(module, batch), {}
-    run_in_bf16(module.networks)
+    module.use_bf16()
     for name, part in (("conv", module.net.encoder.net.bottom), ("linear", module.net.radiance.density)):
         part.register_forward_hook(lambda part, given, result, name=name: seen.update({name: result.dtype}))
     align = module.net.align
     module.net.align = lambda *given: seen.update(align=align(*given).dtype) or align(*given)
+    query = ScipyIndex.query
+    monkeypatch.setattr(ScipyIndex, "query", lambda index, at: seen.update(points=at.dtype) or query(index, at))
+    product = functional.linear
+    monkeypatch.setattr(
+        functional, "linear", lambda *given: seen.update(field=product(*given).dtype) or product(*given)
+    )
     after = drawn(module, batch)
-    assert seen == {"conv": torch.bfloat16, "linear": torch.bfloat16, "align": torch.float32}
+    assert seen == {"conv": torch.bfloat16, "linear": torch.bfloat16, "align": torch.float32,
+                    "points": torch.float32, "field": torch.bfloat16}  # fmt: skip
     assert {tensor.dtype for tensor in (after.image, after.fine, after.depth)} == {torch.float32}
     assert all(parameter.dtype == torch.float32 for parameter in module.net.parameters())
     assert 0 < (after.image - before.image).abs().max() < 0.008  # measured 0.004
@@ -66,11 +75,11 @@ def unchecked():
 def test_compiled_networks_are_the_same(training, unchecked):
     """Traced whole, with bf16 inside, forwards and backwards; names of parameters stay."""
     module, batch = training
-    run_in_bf16([module.net.radiance, module.net.upsampler])
+    module.use_bf16()
     before, names = drawn(module, batch), list(module.state_dict())
-    run_compiled([module.net.radiance, module.net.upsampler], backend="eager")
+    run_compiled([module.net.radiance], backend="eager")  # the 2-D networks take ten seconds
     assert torch.equal(drawn(module, batch).image, before.image)
     _, terms = module.terms(batch, jitter=True)
     terms.total(module.config.loss).backward()
     assert names == list(module.state_dict())
-    assert module.net.upsampler.net.stem.weight.grad.abs().max() > 0
+    assert module.net.radiance.density.weight.grad.abs().max() > 0
