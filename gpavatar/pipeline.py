@@ -131,7 +131,7 @@ class DrivingClip:
         pictures: bool = False,
         watch: Stopwatch | None = None,
     ) -> None:
-        self.path, self._face, self._pictures, self._watch = Path(path), face, pictures, watch or Stopwatch()
+        self.path, self._pictures, self._watch = Path(path), pictures, watch or Stopwatch()
         self._reader: FrameReader | None = None
         if self.path.suffix == TRACK_SUFFIX:
             self._track = saved_track(self.path, start_s, end_s)
@@ -140,6 +140,10 @@ class DrivingClip:
             self._reader = open_frames(self.path, max_side_px=DRIVING_SIDE_PX, start_s=start_s, end_s=end_s)
             info = self._reader.info
             self.num_frames, self.fps, self.has_audio = info.num_frames_estimate, info.fps, info.has_audio
+            # Imported and made here, not where a thread begins to read: threads that import at once may trip Python up.
+            from gpavatar.tracking.tracker import Tracker, TrackerConfig
+
+            self._tracker = Tracker(default_head(), TrackerConfig(face=face, lookahead_s=LOOKAHEAD_S))
 
     @property
     def broken_at_s(self) -> float | None:
@@ -152,9 +156,6 @@ class DrivingClip:
         return self._from_pictures(self._reader)
 
     def _from_pictures(self, reader: FrameReader) -> Iterator[DrivingFrame]:
-        from gpavatar.tracking.tracker import Tracker, TrackerConfig
-
-        config = TrackerConfig(face=self._face, lookahead_s=LOOKAHEAD_S)
         pictures: deque[UInt8[np.ndarray, "height width 3"]] = deque()
 
         def read() -> Iterator[VideoFrame]:
@@ -164,8 +165,7 @@ class DrivingClip:
                 with self._watch("track"):  # what the tracker does with it before it asks for the next
                     yield frame
 
-        tracker = Tracker(default_head(), config)
-        for tracked in self._watch.each("track", tracker.stream(read(), str(self.path))):
+        for tracked in self._watch.each("track", self._tracker.stream(read(), str(self.path))):
             yield DrivingFrame(tracked, pictures.popleft() if self._pictures else None)
 
 
