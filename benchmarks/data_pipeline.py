@@ -65,16 +65,9 @@ class Speed:
     def cells(self) -> tuple[str, ...]:
         """Of the table; the bound is what two cores of its own could give at most."""
         cpu, bound = (f"{self.cpu_s:.1f}", f"{2 * self.frames / self.cpu_s:.1f}") if self.cpu_s else ("", "")
-        return (
-            self.workers,
-            f"{self.frames}",
-            f"{self.kept}",
-            f"{self.wall_s:.1f}",
-            cpu,
-            f"{self.fps:.1f}",
-            bound,
-            f"{self.load:g}",
-        )
+        steady = f"{self.steady_fps:.1f}" if self.steady_fps else ""
+        plain = (self.workers, self.frames, self.kept, f"{self.wall_s:.1f}", cpu, f"{self.fps:.1f}", bound, steady)
+        return *map(str, plain), f"{self.load:g}"
 
 
 @dataclass(frozen=True)
@@ -273,10 +266,11 @@ def _page(report: dict) -> str:
             f"## Speed at 512 px (aims: {TARGET_FPS:g} input frames/s on two cores, {TARGET_GAIN:g} times from one "
             "worker to two)",
             "",
-            f"{len(SHARES)} clips; by the clock, with loading of models and start of workers. Bound: 2 frames / CPU "
-            "second, what two cores of",
-            "its own could give. Steady: once every worker has finished a clip. Load: of the machine, with other work "
-            "on it, when the row ended.",
+            "By the clock, with loading of models and start of workers. Bound: 2 frames / CPU second, what two cores of "
+            "its own",
+            "could give. Steady: once every worker has finished a clip. Load: of the machine, with other work on it, when "
+            "the row",
+            "ended: where it is far above the number of cores, times by the clock say little.",
             "",
             "| workers | frames | kept of a clip | wall s | CPU s | frames/s | bound | steady | load |",
             "|---|---|---|---|---|---|---|---|---|",
