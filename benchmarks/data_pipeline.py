@@ -266,9 +266,9 @@ def _page(report: dict) -> str:
             f"## Speed at 512 px (aims: {TARGET_FPS:g} input frames/s on two cores, {TARGET_GAIN:g} times from one "
             "worker to two)",
             "",
-            "By the clock, loading of models and start of workers included. Bound: 2 frames / CPU second, what two cores",
-            "of its own could give. Steady: once every worker has finished a clip. Load: of the machine, with other work",
-            "on it, when the row ended: where it is far above the number of cores, times by the clock say little.",
+            "By the clock, loading of models and start of workers included. Bound: 2 frames / CPU second, what two",
+            "cores of its own could give. Steady: once every worker has finished a clip. Load: of the machine, with",
+            "other work on it, when the row ended: where it is far above the number of cores, times by the clock say little.",
             "",
             "| workers | frames | kept of a clip | wall s | CPU s | frames/s | bound | steady | load |",
             "|---|---|---|---|---|---|---|---|---|",
