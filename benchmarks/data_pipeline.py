@@ -268,7 +268,7 @@ def _page(report: dict) -> str:
             "",
             "By the clock, loading of models and start of workers included. Bound: 2 frames / CPU second, what two",
             "cores of its own could give. Steady: once every worker has finished a clip. Load: of the machine, with",
-            "other work on it, when the row ended: where it is far above the number of cores, times by the clock say little.",
+            "other work on it, when the row ended: where it is far above the number of cores, the clock says little.",
             "",
             "| workers | frames | kept of a clip | wall s | CPU s | frames/s | bound | steady | load |",
             "|---|---|---|---|---|---|---|---|---|",
