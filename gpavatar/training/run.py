@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -20,6 +18,7 @@ from gpavatar.training.export import Weights
 from gpavatar.training.gpavatar import GPAvatarTraining
 from gpavatar.training.logs import CsvLog, wandb_log
 from gpavatar.training.module import AvatarTraining
+from gpavatar.training.progress import StepProgress
 from gpavatar.training.run_directory import last_checkpoint, open_run, step_of
 from gpavatar.training.sheet import Sheets
 from gpavatar.training.speed import Speed
@@ -65,8 +64,6 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
     # One source leaves the attention out, so that some parameters have no gradient in some steps. Buffers never change.
     ddp = DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False)
     several = settings.devices * settings.num_nodes > 1
-    refresh = max(1, min(settings.log_every, 20))
-    bar = RichProgressBar(refresh) if sys.stderr.isatty() else TQDMProgressBar(settings.log_every)
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -88,13 +85,13 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
         callbacks=[
             *callbacks,
             Sheets(folder, log),
-            *([bar] if settings.progress else []),
             Speed(settings.log_every),
+            *([StepProgress(settings.log_every)] if settings.progress else []),
         ],
         plugins=[WholeFiles()],
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=settings.progress,
+        enable_progress_bar=False,
     )
 
 

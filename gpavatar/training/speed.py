@@ -14,7 +14,7 @@ class Speed(Callback):
     """Logs, over the steps since the last log: examples per second of all devices, the share of time in which the loop
     waited for a batch, and the most memory held so far (of the device, or on a CPU of the process), GB.
 
-    Validation does not count. Stands last among the callbacks, so that checkpoints and sheets count as work.
+    Validation does not count. Stands after the callbacks that work, so that checkpoints and sheets count as such.
     """
 
     def __init__(self, log_every: int):

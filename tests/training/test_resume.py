@@ -51,7 +51,9 @@ def test_killed_and_resumed_is_uninterrupted(settings, debug, state, tmp_path, o
         [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()] for folder in (killed, whole)
     ]
     told = [[(step, name, value) for step, _, name, value in each if not name.startswith("speed")] for each in rows]
-    assert told[0] == told[1]  # each step once
+    # each step once; those of the state's own step are written after it, and so may be missing
+    at_state = [row for row in told[1] if row[0] == str(steps - 3)]
+    assert told[0] in (told[1], [row for row in told[1] if row not in at_state])
     assert (killed / "resumed_1/config.yaml").exists() and not list(whole.glob("resumed_*"))
 
 

@@ -149,11 +149,14 @@ def test_another_version_of_the_head_is_refused(debug, tmp_path):
         training_head("open_head", head.__class__(head.name, "0" * 64, head.n_shape, head.n_expression))
 
 
-def test_the_time_is_up(debug, tmp_path):
+def test_the_time_is_up(debug, tmp_path, capsys):
     changes = ("trainer.max_steps=100000", "trainer.max_time=0:01", "checkpoint.every_steps=0", "data.val=[]")
     assert run_training(debug(tmp_path, *changes), tmp_path) == 0
     (state,) = (tmp_path / "checkpoints").iterdir()
     assert (tmp_path / "weights.safetensors").exists() and max(s for _, s in numbers(tmp_path)) == int(state.stem[5:])
+    printed = capsys.readouterr()
+    assert "step 1 of 100000: loss " in printed.err and " pairs/s\n" in printed.err
+    assert len(printed.out.splitlines()) == 2
 
 
 def test_sigterm_finishes_the_step(debug, tmp_path, monkeypatch):
