@@ -86,7 +86,7 @@ def task_tables(summary: Summary, task: str, numbers: Sequence[int] | None = Non
             for method in summary.methods
         ]
         undefined = [
-            f"{_label(metric)}: in {cell.num_undefined} frames the target itself shows the detector no face"
+            f"{_label(metric)}: frames whose target itself shows the detector no face: {cell.num_undefined}"
             for metric in faces
             if (cell := summary.cell(summary.methods[0], task, numbers[0], FRAME, metric)) and cell.num_undefined
         ]
