@@ -94,7 +94,7 @@ class Weights(Callback):
 
     def __init__(self, folder: Path, config: TrainConfig):
         self.last, self.path = folder / "weights.safetensors", folder / "best.safetensors"
-        self.config, self.best = config, float("-inf")
+        self.config, self.best, self.written = config, float("-inf"), False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The score of the file that is there, whatever the checkpoint knows of it."""
@@ -115,6 +115,7 @@ class Weights(Callback):
         if trainer.is_global_zero:
             with pl_module.averaged():
                 self._export(trainer, pl_module, self.last)
+        self.written = True
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         seconds = next(one.total_seconds for one in trainer.callbacks if isinstance(one, Checkpoints))

@@ -50,6 +50,9 @@ def run_training(config: TrainConfig, folder: Path) -> int:
     if main:
         print(f"{folder}: {about(module, config)}" + (f"; goes on at step {step_of(checkpoint)}" if checkpoint else ""))
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if not weights.written:  # all steps were done before
+        module.on_fit_start()
+        weights.on_train_end(trainer, module)
     if trainer.is_global_zero:
         print(f"{folder}: {trainer.global_step} steps; the weights are in {weights.last}")
     return 130 if checkpoints.asked_to_stop else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,14 @@ def test_the_card_says_what_the_weights_are_made_of(finished):
     card = (finished / "weights.md").read_text()
     assert "| clips | 8 of 8 people: 8 real; tier 8 open |" in card and "tier open alone" in card
     assert "| steps | 2, 2 pairs each per device |" in card and "Research only" not in card
+
+
+def test_a_state_gives_its_weights_again(finished, debug, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "again")
+    (folder / "weights.safetensors").unlink()
+    assert run_training(debug(folder), folder) == 0
+    ours, theirs = (load_file(each / "weights.safetensors") for each in (folder, finished))
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_a_folder_with_another_network_is_refused(finished, debug):
