@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import util
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_a_step_done_again_is_in_the_file_once(tmp_path: Path):
 
 @pytest.mark.skipif(util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_works_without_an_account_and_keeps_to_itself(tmp_path: Path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_ERROR_REPORTING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # nobody's key
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -42,6 +43,7 @@ def test_wandb_works_without_an_account_and_keeps_to_itself(tmp_path: Path, monk
     log.log_metrics({"train/loss": 0.5}, 0)
     log.experiment.finish()
     assert log.experiment.settings._offline and not log.experiment.settings.save_code
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"  # its own telemetry
     (folder,) = (run / "wandb").glob("offline-run-*")
     assert {path.name for path in folder.glob("files/*")} <= {"output.log"}  # no machine, packages, code or changes
     assert len((run / "wandb_id.txt").read_text()) == 8
