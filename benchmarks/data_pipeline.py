@@ -35,8 +35,8 @@ from gpavatar.config import run_program
 from gpavatar.media.align import resample_u8
 from gpavatar.media.video import open_video
 from gpavatar.media.writer import VideoWriter
-from gpavatar.reenact import code_version
 from gpavatar.types import InputError
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 TARGET_FPS, TARGET_GAIN, TARGET_KILLS = 15.0, 1.5, 20

@@ -24,7 +24,7 @@ import tyro
 
 from gpavatar.assets import fetch
 from gpavatar.config import run_program
-from gpavatar.reenact import code_version
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {256: 20.0, 512: 10.0}  # frames/s on two cores

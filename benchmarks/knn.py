@@ -20,7 +20,7 @@ import tyro
 from gpavatar.face.open_head import OpenHead
 from gpavatar.field.knn import nearest_index
 from gpavatar.field.knn_voxel import VoxelIndex
-from gpavatar.reenact import code_version
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 K, MANY, FEW = 8, 2**17, 2**13  # queries; few of the exhaustive backends, scaled up

@@ -33,7 +33,7 @@ from gpavatar.data.shards import ClipInfo, Encoding, HeadInfo, Sample, ShardSet,
 from gpavatar.data.synthetic import SyntheticPerson, synthetic_clip
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.image import to_u8
-from gpavatar.reenact import code_version
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "pillow", "webdataset")

@@ -26,7 +26,7 @@ from gpavatar.data.synthetic import SyntheticPerson, render
 from gpavatar.face.open_head import OpenHead
 from gpavatar.face.raster import interpolate, rasterize, to_screen
 from gpavatar.face.uv import sample, texel_map, unproject
-from gpavatar.reenact import code_version
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numba", "numpy")

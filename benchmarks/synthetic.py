@@ -34,7 +34,7 @@ from gpavatar.data.synthetic import SyntheticPerson, render
 from gpavatar.data.synthetic_motion import random_camera, random_motion
 from gpavatar.data.synthetic_person import STYLE_WEIGHTS
 from gpavatar.media.image import to_u8, write_image
-from gpavatar.reenact import code_version
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numba", "numpy")

@@ -40,9 +40,9 @@ from gpavatar.face.uv import dilate, sample, texel_map
 from gpavatar.media.align import FACE_OVAL
 from gpavatar.media.image import to_u8
 from gpavatar.pretrained.matting import matte
-from gpavatar.reenact import code_version
 from gpavatar.tracking.tracker import Tracker
 from gpavatar.types import HeadParams, SourceFrame, TrackedFrame
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 100

@@ -30,12 +30,12 @@ from gpavatar.media.frames import open_frames
 from gpavatar.media.image import to_u8
 from gpavatar.media.video import VideoFrame
 from gpavatar.pretrained.detector import FaceDetector
-from gpavatar.reenact import code_version
 from gpavatar.tracking.fit import HeadFitter, fit_person
 from gpavatar.tracking.select import PersonFollower, Sighting
 from gpavatar.tracking.smooth import fill_gaps
 from gpavatar.tracking.tracker import Tracker, TrackerConfig
 from gpavatar.types import FaceStatus, HeadParams, TrackedFrame
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 MM_PER_UNIT = 200.0

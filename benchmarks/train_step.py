@@ -29,9 +29,9 @@ from gpavatar.data.shards import ClipInfo, HeadInfo, Sample, ShardWriter
 from gpavatar.data.synthetic import SyntheticPerson, synthetic_clip
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.image import to_u8
-from gpavatar.reenact import code_version
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.run import run_training
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGS = Path(__file__).parents[1] / "configs"

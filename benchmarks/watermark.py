@@ -36,7 +36,7 @@ from gpavatar.media.video import open_video
 from gpavatar.media.watermark import add_watermark
 from gpavatar.media.watermark_reader import read_watermark
 from gpavatar.media.writer import VideoWriter
-from gpavatar.reenact import code_version
+from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW_S, STEP_S, LENGTH_S = 2.0, 1.0, 6.0

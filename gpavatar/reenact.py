@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,7 +25,6 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from gpavatar import __version__
 from gpavatar.config import run_program, warnings_in_lines
 from gpavatar.media.align import CropBox, head_crop, resample_u8
 from gpavatar.media.compose import LABEL, parse_background, side_by_side
@@ -47,6 +45,7 @@ from gpavatar.pipeline import (
 from gpavatar.retarget import ORBIT_PERIOD_S, ExpressionMode, PoseMode
 from gpavatar.streaming import Stopwatch, prefetch
 from gpavatar.types import FaceStatus, InputError
+from gpavatar.version import code_version
 
 AVATAR_SUFFIX = ".safetensors"
 SIZES_PX = (64, 2048)
@@ -234,17 +233,6 @@ def held(frame: DrivingFrame) -> Iterator[DrivingFrame]:
     """A single image for one swing of the orbit, at 25 frames/s: a turntable of the person."""
     for index in range(TURNTABLE_FRAMES):
         yield replace(frame, tracked=replace(frame.tracked, index=index, time_s=index / 25))
-
-
-def code_version() -> str:
-    """The git commit of the checkout that runs (-dirty where files differ from it), else the version installed."""
-    checkout = Path(__file__).parent.parent
-    if (checkout / ".git").exists():
-        describe = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        found = subprocess.run(describe, capture_output=True, text=True)
-        if found.returncode == 0:
-            return found.stdout.strip()
-    return __version__
 
 
 def peak_memory_mb() -> float:

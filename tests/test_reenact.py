@@ -131,7 +131,8 @@ def test_a_still_driver_gives_a_turntable_under_orbit(flat_avatar: Path, make_tr
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_playable_file_named_as_partial(number, flat_avatar: Path, make_track, tmp_path: Path) -> None:
     program = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without one
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import flat_avatar
 from gpavatar import pipeline, reenact

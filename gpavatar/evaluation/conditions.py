@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from gpavatar import __version__
 from gpavatar.data.shards import ShardSet
 from gpavatar.evaluation.protocols import ClipPlan, ProtocolConfig
+from gpavatar.version import code_version
 
 PACKAGES = ("torch", "mediapipe", "numpy")
 
@@ -73,7 +72,7 @@ def conditions(
         intervals=f"95 % of the bootstrap over identities, {config.resamples} draws",
         differences=tuple(config.differences),
         protocol_sha256=protocol_sha256(config, set_sha256, plans, metrics),
-        commit=commit(),
+        commit=code_version(),
         machine=f"{os.cpu_count()} cores, {_processor()}",
         versions=tuple(f"{name} {_version(name)}" for name in PACKAGES),
     )
@@ -85,17 +84,6 @@ def protocol_sha256(
     """Of all that decides the frames and their scores beside the method."""
     what = [set_sha256, metrics, [asdict(plan) for plan in plans], config.fid, config.seed, config.resamples]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def commit() -> str:
-    """The git commit of the checkout that runs (-dirty where files differ from it), else the version installed."""
-    checkout = Path(__file__).parents[2]
-    if (checkout / ".git").exists():
-        describe = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        found = subprocess.run(describe, capture_output=True, text=True)
-        if found.returncode == 0:
-            return found.stdout.strip()
-    return __version__
 
 
 def _targets(config: ProtocolConfig, plans: Sequence[ClipPlan]) -> str:

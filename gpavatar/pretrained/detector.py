@@ -21,7 +21,7 @@ from mediapipe.tasks.python import BaseOptions, vision
 from torch import Tensor
 
 from gpavatar import assets
-from gpavatar.pretrained.native import native_stderr_silenced
+from gpavatar.pretrained.native import native_stderr_silenced, remember_ignored_timers
 from gpavatar.types import ARKIT_NAMES
 
 NETWORK_SIDE_PX = 512  # the short side of the picture that the detector sees; it works at 128, the landmarks at 256
@@ -94,6 +94,7 @@ class FaceDetector:
             blank = np.zeros((NETWORK_SIDE_PX // 2, NETWORK_SIDE_PX, 3), np.uint8)
             self._still.detect(_as_mediapipe(blank))
             self.reset()
+        remember_ignored_timers()
         self._window: Window | None = None
         # MediaPipe's own clean-up fails with a traceback when it only comes as the interpreter goes down.
         self.close = weakref.finalize(self, _close, self._still, self._video)

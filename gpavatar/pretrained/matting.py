@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpavatar import assets
 from gpavatar.media.alpha import guided_filter, refine_alpha
-from gpavatar.pretrained.native import native_stderr_silenced
+from gpavatar.pretrained.native import native_stderr_silenced, remember_ignored_timers
 
 NUM_CLASSES = 6
 BACKGROUND, HAIR, BODY_SKIN, FACE_SKIN, CLOTHES, OTHERS = range(NUM_CLASSES)  # the network's order
@@ -59,6 +59,7 @@ def _segmenter() -> vision.ImageSegmenter:
     with native_stderr_silenced():
         segmenter = vision.ImageSegmenter.create_from_options(options)
         segmenter.segment(mediapipe.Image(mediapipe.ImageFormat.SRGB, np.zeros((256, 256, 3), np.uint8)))
+    remember_ignored_timers()
     return segmenter
 
 

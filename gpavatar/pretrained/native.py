@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,3 +25,14 @@ def native_stderr_silenced() -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             os.close(sink)
+
+
+def remember_ignored_timers() -> None:
+    """Tell Python that SIGPROF is ignored, after a native library has said so to the system alone.
+
+    MediaPipe's threads carry profiling timers, whose signal it ignores behind Python's back. Whoever saves and restores
+    Python's handlers (Lightning does around a training) would put the default back, and the next tick end the process.
+    Only the main thread may say it; another leaves things as they are.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGPROF) == signal.SIG_DFL:
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)

@@ -14,7 +14,7 @@ from gpavatar.data.module import ShardDataModule
 from gpavatar.media.files import whole_file
 from gpavatar.training.checkpointing import Checkpoints
 from gpavatar.training.config import TrainConfig
-from gpavatar.training.run_directory import commit
+from gpavatar.version import code_version
 
 BEST = "val/ssim"  # as in the released code
 
@@ -67,7 +67,7 @@ def model_card(config: TrainConfig, data: ShardDataModule, progress: Progress) -
 | hardware | {config.trainer.num_nodes * config.trainer.devices} x {progress.device}, {progress.seconds / 3600:.2f} h |
 | precision | {config.trainer.precision} |
 | seed | {config.seed} |
-| commit | {commit()} |
+| commit | {code_version()} |
 
 Last validation (of the training, on the person on black; tables come from `gpavatar.eval`):
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from gpavatar import __version__
 from gpavatar.config import load_config
 from gpavatar.media.files import check_writable, whole_file
 from gpavatar.training.config import TrainConfig
 from gpavatar.types import InputError
+from gpavatar.version import code_changes, code_version
 
 CONFIG, COMMIT, CHANGES = "config.yaml", "commit.txt", "changes.diff"
 PACKAGES = ("torch", "pytorch-lightning", "numpy")
@@ -50,31 +49,16 @@ def open_run(folder: Path, config: TrainConfig) -> None:
     texts = {
         CONFIG: OmegaConf.to_yaml(OmegaConf.structured(config)),
         COMMIT: _versions(),
-        CHANGES: _git("diff", "HEAD"),
+        CHANGES: code_changes(),
     }
     for name, text in texts.items():
         with whole_file(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def commit() -> str:
-    """The commit of the checkout that runs, -dirty where files differ from it; else the version installed."""
-    described = _git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*").strip()
-    return described or __version__
-
-
 def _versions() -> str:
     packages = [f"{name} {version(name)}" for name in PACKAGES]
-    return "\n".join([f"gpavatar {commit()}", f"python {platform.python_version()}", *packages]) + "\n"
-
-
-def _git(*words: str) -> str:
-    """What git says of the checkout; nothing where there is none."""
-    checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return ""
-    done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, errors="replace")
-    return done.stdout if done.returncode == 0 else ""
+    return "\n".join([f"gpavatar {code_version()}", f"python {platform.python_version()}", *packages]) + "\n"
 
 
 def _check_same_model(old: TrainConfig, new: TrainConfig, folder: Path) -> None:

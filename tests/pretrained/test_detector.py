@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,12 @@ def test_the_network_is_silent_and_ends_quietly(photo) -> None:
     assert (ended.returncode, ended.stdout.strip()) == (0, "1")
     assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
     assert ended.stderr == ""
+
+
+def test_handlers_that_are_saved_and_restored_end_no_process(detector, picture) -> None:
+    """As Lightning does around a training; MediaPipe's timers would tick into the default handler."""
+    handler = signal.getsignal(signal.SIGPROF)
+    signal.signal(signal.SIGPROF, handler)
+    status = Path("/proc/self/status").read_text().split("SigIgn:")[1].split()[0]
+    assert int(status, 16) >> (signal.SIGPROF - 1) & 1
+    assert detector.detect(picture)

@@ -139,7 +139,7 @@ def test_the_perceptual_term_takes_part(debug, tmp_path):
 
 def test_make_hands_on_what_stands_on_its_command_line():
     told = ["data.train=[{path: sets/a b, weight: 2}, {path: sets/c*}]", "trainer.max_steps=3"]
-    command = ["make", "-n", "train", "CONFIG=configs/debug.yaml", *told]
+    command = ["make", "--no-print-directory", "-n", "train", "CONFIG=configs/debug.yaml", *told]
     root = Path(__file__).parents[2]
     lines = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     line = lines[-1].replace(".venv/bin/python", sys.executable + " -c 'import sys; print(sys.argv[1:])'")
