@@ -40,7 +40,7 @@ def rows(evaluation: Evaluation) -> list[dict[str, str]]:
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_digits(people, quick_mesh, tmp_path, monkeypatch):
-    monkeypatch.setattr(conditions, "commit", lambda: "while somebody commits")
+    monkeypatch.setattr(conditions, "code_version", lambda: "while somebody commits")
 
     def evaluation(name: str) -> Evaluation:
         config = protocol(people, "measured=[1]", "tasks=[self]")
