@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from gpavatar.__main__ import Verb
+from gpavatar.__main__ import Verb, run_verb
 
 VERBS = {
     "folder": Verb("data_prep.verbs", "folder", "any folder of videos, photos, frames and archives -> a set"),
@@ -22,19 +21,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m data_prep VERB ...`; returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    if verb in ("-h", "--help"):
-        print("usage: python -m data_prep VERB [--help] ...\n\nRaw footage to training sets.\n")
-        print("\n".join(f"  {name:<10} {entry.about}" for name, entry in VERBS.items()))
-        return 0
-    from gpavatar.config import did_you_mean, run_program
-
-    if verb not in VERBS:
-        print(f"error: no verb is called {verb!r}; {did_you_mean(verb, list(VERBS))}", file=sys.stderr)
-        return 2
-    program = getattr(import_module(VERBS[verb].module), VERBS[verb].attribute)
-    return run_program(program, rest, prog=f"python -m data_prep {verb}")
+    return run_verb(VERBS, argv, "python -m data_prep", "Raw footage to training sets.")
 
 
 if __name__ == "__main__":

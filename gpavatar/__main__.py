@@ -30,19 +30,24 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gpavatar VERB ...`; returns the exit code."""
+    return run_verb(VERBS, argv, "gpavatar", "3-D head avatars from one photo, a few, or a stream.")
+
+
+def run_verb(verbs: dict[str, Verb], argv: Sequence[str] | None, command: str, about: str) -> int:
+    """Run `command VERB ...` from a table of verbs; returns the exit code, 2 for a verb that is not in it."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if verb in ("-h", "--help"):
-        print("usage: gpavatar VERB [--help] ...\n\n3-D head avatars from one photo, a few, or a stream.\n")
-        print("\n".join(f"  {name:<10} {entry.about}" for name, entry in VERBS.items()))
+        print(f"usage: {command} VERB [--help] ...\n\n{about}\n")
+        print("\n".join(f"  {name:<10} {entry.about}" for name, entry in verbs.items()))
         return 0
     from gpavatar.config import did_you_mean, run_program
 
-    if verb not in VERBS:
-        print(f"error: no verb is called {verb!r}; {did_you_mean(verb, list(VERBS))}", file=sys.stderr)
+    if verb not in verbs:
+        print(f"error: no verb is called {verb!r}; {did_you_mean(verb, list(verbs))}", file=sys.stderr)
         return 2
-    program = getattr(import_module(VERBS[verb].module), VERBS[verb].attribute)
-    return run_program(program, rest, prog=f"gpavatar {verb}")
+    program = getattr(import_module(verbs[verb].module), verbs[verb].attribute)
+    return run_program(program, rest, prog=f"{command} {verb}")
 
 
 if __name__ == "__main__":

@@ -215,33 +215,31 @@ def test_hidden_frames_are_never_called_tracked(mode) -> None:
         assert turn_errors_deg(frames[30:36], truth[30:36]).max() < 2
 
 
-def test_causal_answers_each_frame_before_it_reads_the_next() -> None:
-    detector, frames, _ = scene(20)
-    given = 0
+class Feed:
+    """Frames one by one, and how many were asked for."""
 
-    def feed():
-        nonlocal given
-        for frame in frames:
-            given += 1
+    def __init__(self, frames):
+        self.frames, self.given = frames, 0
+
+    def __iter__(self):
+        for frame in self.frames:
+            self.given += 1
             yield frame
 
-    for answered, _ in enumerate(Tracker(HEAD, TrackerConfig(mode="causal"), detector).stream(feed()), 1):
-        assert given == answered
+
+def test_causal_answers_each_frame_before_it_reads_the_next() -> None:
+    detector, frames, _ = scene(20)
+    feed = Feed(frames)
+    for answered, _ in enumerate(Tracker(HEAD, TrackerConfig(mode="causal"), detector).stream(feed), 1):
+        assert feed.given == answered
 
 
 def test_offline_reads_ahead_no_further_than_it_says() -> None:
     detector, frames, _ = scene(120)
-    given = 0
-
-    def feed():
-        nonlocal given
-        for frame in frames:
-            given += 1
-            yield frame
-
+    feed = Feed(frames)
     ahead = []
-    for answered, _ in enumerate(Tracker(HEAD, TrackerConfig(lookahead_s=1.0), detector).stream(feed()), 1):
-        ahead.append(given - answered)
+    for answered, _ in enumerate(Tracker(HEAD, TrackerConfig(lookahead_s=1.0), detector).stream(feed), 1):
+        ahead.append(feed.given - answered)
     assert FPS <= ahead[0] <= FPS + 12 and max(ahead) <= FPS + 12
 
 
