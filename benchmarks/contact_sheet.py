@@ -1,7 +1,7 @@
 """How does it look? Photos down, moments of a driving clip across: `python benchmarks/contact_sheet.py -h`.
 
 Made to be judged by eye at full size; numbers are in the other programs. The sheet in the docs is of freely usable
-photos only (docs/contact_sheet.md names them).
+photos only (docs/textured_mesh.md names them).
 """
 
 from __future__ import annotations
