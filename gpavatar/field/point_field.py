@@ -101,13 +101,16 @@ class BoundPointField:
         """For the released normalisation: the field with the weights of all samples of a pass summed up."""
         if self.net.config.normalised_over == "neighbours":
             return self
-        totals = [self._near(part).weights.sum(1, keepdim=True) for part in points.split(piece, 1)]
+        totals = [self.near(part).weights.sum(1, keepdim=True) for part in points.split(piece, 1)]
         return replace(self, pass_total=torch.stack(totals).sum(0))
 
     def __call__(self, points: Float[Tensor, "batch sample 3"]) -> Float[Tensor, "batch sample out"]:
         """f_exp at each point."""
+        return self.of(self.near(points))
+
+    def of(self, near: Neighbours) -> Float[Tensor, "batch sample out"]:
+        """f_exp at points whose neighbours are known."""
         net, config = self.net, self.net.config
-        near = self._near(points)
         total = near.weights.sum(-1, keepdim=True) if self.pass_total is None else self.pass_total
         weights = near.weights / total.clamp_min(torch.finfo(near.weights.dtype).tiny)
         vector = near.offsets if config.code_of == "offset" else functional.normalize(-near.offsets, dim=-1)
@@ -119,7 +122,8 @@ class BoundPointField:
         bias = weights.sum(-1, keepdim=True).to(hidden.dtype) * net.second.bias
         return functional.linear(mixed, net.second.weight) + bias
 
-    def _near(self, points: Float[Tensor, "batch sample 3"]) -> _Near:
+    def near(self, points: Float[Tensor, "batch sample 3"]) -> Neighbours:
+        """The K nearest points of the cloud."""
         config = self.net.config
         numbers = self.index.query(points)
         offsets = _gather(self.cloud, numbers) - points[..., None, :]
@@ -127,11 +131,11 @@ class BoundPointField:
         weights = squared.rsqrt() if config.weight == "inverse" else squared.reciprocal()
         if not math.isinf(config.max_distance):
             weights = weights * (squared <= config.max_distance**2)
-        return _Near(numbers, offsets, weights)
+        return Neighbours(numbers, offsets, weights)
 
 
 @dataclass(frozen=True)
-class _Near:
+class Neighbours:
     """The K neighbours of each sample."""
 
     numbers: Int[Tensor, "batch sample k"]
