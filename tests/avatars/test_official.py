@@ -46,7 +46,7 @@ def reference_distances(self, points):
     return replace(near, weights=1 / squared)
 
 
-exact_near = point_field.BoundPointField._near
+exact_near = point_field.BoundPointField.near
 
 
 def test_agrees_with_the_authors_code(net, monkeypatch):
@@ -54,7 +54,7 @@ def test_agrees_with_the_authors_code(net, monkeypatch):
     theirs = case()
     signal = HeadSignal(theirs["points"], torch.zeros(1, 1))
     camera = Camera.from_pytorch3d(theirs["transform_matrix"], 12.0)
-    monkeypatch.setattr(point_field.BoundPointField, "_near", reference_distances)
+    monkeypatch.setattr(point_field.BoundPointField, "near", reference_distances)
     with torch.no_grad():
         planes = net.encode(images()[None])
         fused = net.fuse(planes)
