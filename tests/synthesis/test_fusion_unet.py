@@ -1,0 +1,86 @@
+"""Ways to bring frames together in a U-Net."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from gpavatar.synthesis.fusion_unet import WINDOW, FusionUNet, FusionUNetConfig
+from gpavatar.synthesis.residual_trunk import Pyramid, ResidualTrunk, TrunkConfig
+from gpavatar.types import map_tensors
+
+TRUNK = TrunkConfig([1, 2, 1, 1], 8)
+
+
+def unet(fusion: str) -> FusionUNet:
+    torch.manual_seed(0)
+    return FusionUNet(4, FusionUNetConfig(TRUNK, fusion)).double()
+
+
+def pictures(number: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(number, 4, 32, 32, generator=generator, dtype=torch.float64)
+
+
+def same(a: Pyramid, b: Pyramid) -> None:
+    torch.testing.assert_close(a.maps, b.maps)
+
+
+def differ(a: Pyramid, b: Pyramid) -> bool:
+    return all(float((x - y).abs().max()) > 1e-6 for x, y in zip(a.maps, b.maps, strict=True))
+
+
+def test_sizes_at_full_width():
+    """At 256 px: 512, 384, 256 and 96 channels at 16, 32, 64 and 128 px."""
+    with torch.device("meta"):
+        net = FusionUNet(7, FusionUNetConfig(TrunkConfig()))
+        maps = net.step(taps := net.trunk(torch.empty(1, 7, 256, 256)), net.begin(taps)).maps
+    assert [tuple(m.shape[1:]) for m in taps.maps] == [(512, 16, 16), (256, 32, 32), (128, 64, 64), (64, 128, 128)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(512, 16, 16), (384, 32, 32), (256, 64, 64), (96, 128, 128)]
+
+
+def test_a_picture_is_read_by_itself(generator):
+    trunk = ResidualTrunk(4, TRUNK).double()
+    both = pictures(2, generator)
+    same(map_tensors(trunk(both), lambda m: m[1:]), trunk(both[1:]))
+    alone = trunk.eval()(both[1:])
+    same(alone, trunk.train()(both[1:]))
+
+
+@pytest.mark.parametrize("fusion", ["none", "recurrent", "window"])
+def test_every_parameter_learns(fusion, generator):
+    net = unet(fusion)
+    taps = net.trunk(pictures(1, generator))
+    once = {
+        "none": net.single,
+        "recurrent": lambda t: net.step(t, net.step(t, net.begin(t))),
+        "window": lambda t: net.window([t]),
+    }[fusion]
+    sum((m * torch.randn_like(m)).sum() for m in once(taps).maps).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0] == []
+
+
+def test_absent_frames_of_a_batch_change_nothing(generator):
+    """Sequences of unequal length in one batch: whatever stands in the padding, even its channels permuted."""
+    net, first, second = unet("recurrent"), pictures(2, generator), pictures(2, generator)
+    state = net.step(net.trunk(first), net.begin(net.trunk(first)))
+    present = torch.tensor([True, False])
+    padded = net.step(net.trunk(second), state, present)
+    permuted = second.clone()
+    permuted[1] = permuted[1, [2, 0, 3, 1]]
+    same(padded, net.step(net.trunk(permuted), state, present))
+    same(map_tensors(padded, lambda m: m[1:]), map_tensors(state, lambda m: m[1:]))
+    alone = net.step(net.trunk(second[:1]), map_tensors(state, lambda m: m[:1]))
+    same(map_tensors(padded, lambda m: m[:1]), alone)
+    assert differ(padded, net.step(net.trunk(permuted), state))
+
+
+def test_a_window_is_filled_with_its_last_frame(generator):
+    net = unet("window")
+    taps = [net.trunk(picture[None]) for picture in pictures(WINDOW, generator)]
+    same(net.window(taps[:2]), net.window([taps[0], taps[1], taps[1], taps[1]]))
+    assert differ(net.window(taps[:2]), net.window(taps))
+    assert differ(net.window(taps), net.window(taps[::-1]))  # places in the window are not alike
+    batch = Pyramid(*(torch.cat([getattr(t, f.name) for t in taps[:2]]) for f in fields(Pyramid)))
+    same(map_tensors(net.window([batch]), lambda m: m[1:]), net.window([taps[1]]))
