@@ -8,7 +8,7 @@ a switch says so (`avatars/official.py` sets them all, docs/reproduction.md list
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,14 +16,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gpavatar.camera import Camera
-from gpavatar.field.point_field import BoundPointField, PointField, PointFieldConfig
-from gpavatar.field.radiance import FieldSamples, RadianceConfig, RadianceHead
+from gpavatar.field.head_field import HeadField
+from gpavatar.field.point_field import PointField, PointFieldConfig
+from gpavatar.field.radiance import RadianceConfig, RadianceHead
+from gpavatar.field.twin import Precision
 from gpavatar.render.rays import camera_rays
 from gpavatar.render.volume import VolumeConfig, render_volume
 from gpavatar.synthesis.upsampler import Upsampler, UpsamplerConfig
 from gpavatar.triplane.attention import AttentionConfig, PlaneAttention
 from gpavatar.triplane.encoder import CanonicalEncoder, EncoderConfig, align
-from gpavatar.triplane.lookup import sample_planes
 from gpavatar.types import HeadParams
 
 
@@ -111,7 +112,7 @@ class GPAvatar(nn.Module):
         volume = self.config.volume
         queries = volume.size_px**2 * (volume.num_coarse + volume.num_fine)
         points = self.point_field(signal.verts, queries) if self.point_field is not None else None
-        return HeadField(self, planes, signal, points)
+        return HeadField(planes, self.radiance, points, signal.params, self.config.encoder.planes)
 
     def render(
         self,
@@ -121,11 +122,13 @@ class GPAvatar(nn.Module):
         *,
         jitter: bool = False,
         rng: torch.Generator | None = None,
+        precision: Precision = "reference",
     ) -> GPAvatarOutput:
         """Section 3.4: two-pass volume rendering of 32 channels at 128 × 128, then super-resolution to 512 × 512."""
         volume = self.config.volume
         rays = camera_rays(camera, volume.size_px, volume.pixel_grid)
-        seen = render_volume(self.head_field(planes, signal), rays, volume, jitter=jitter, rng=rng)
+        field = self.head_field(planes, signal)
+        seen = render_volume(field, rays, volume, jitter=jitter, rng=rng, precision=precision)
         coarse, fine = (_picture(one, volume.size_px) for one in (seen.coarse.feats, seen.fine.feats))
         opacity, depth = (_picture(one[..., None], volume.size_px) for one in (seen.fine.opacity, seen.fine.depth))
         return GPAvatarOutput(coarse, fine, self.upsampler(fine), opacity, depth, seen.coarse.alpha)
@@ -139,38 +142,11 @@ class GPAvatar(nn.Module):
         *,
         jitter: bool = False,
         rng: torch.Generator | None = None,
+        precision: Precision = "reference",
     ) -> GPAvatarOutput:
         """The whole way, as in training: aligned photos, a driving head, a camera -> the frame."""
         planes = self.fuse(self.encode(aligned), present)
-        return self.render(planes, signal, camera, jitter=jitter, rng=rng)
-
-
-@dataclass(frozen=True)
-class HeadField:
-    """One frame's field per batch entry; implements `gpavatar.render.volume.Field`."""
-
-    net: GPAvatar
-    planes: Float[Tensor, "batch 3 channel size size"]
-    signal: HeadSignal
-    points: BoundPointField | None
-
-    def over_pass(self, points: Float[Tensor, "batch sample 3"]) -> HeadField:
-        """See `BoundPointField.over_pass`."""
-        return self if self.points is None else replace(self, points=self.points.over_pass(points))
-
-    def __call__(self, points: Float[Tensor, "batch sample 3"], dirs: Float[Tensor, "batch sample 3"]) -> FieldSamples:
-        """Nothing is outside the cube [-1, 1]³."""
-        net = self.net
-        inside = (points.abs() <= 1).all(-1)
-        canonical = sample_planes(self.planes, points, net.config.encoder.planes)
-        if self.points is None:
-            expression = self.signal.params[:, None].expand(-1, points.shape[1], -1)
-        else:
-            # What is masked need not be searched for far away; but in a pass of the released kind all weights count.
-            counts = net.config.point_field.normalised_over == "pass"
-            expression = self.points(points if counts else points.clamp(-1, 1))
-        found = net.radiance(torch.cat([canonical, expression.to(canonical.dtype)], -1), dirs)
-        return FieldSamples(found.sigma * inside, found.feats)
+        return self.render(planes, signal, camera, jitter=jitter, rng=rng, precision=precision)
 
 
 def _picture(values: Float[Tensor, "batch ray channel"], size_px: int) -> Float[Tensor, "batch channel size size"]:

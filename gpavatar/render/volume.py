@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -9,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gpavatar.field.head_field import HeadField
 from gpavatar.field.radiance import FieldSamples
+from gpavatar.field.twin import Precision, Twin, choose_twin
 from gpavatar.render.composite import accumulate, ray_weights
 from gpavatar.render.rays import PixelGrid, Rays
 from gpavatar.render.sampling import (
@@ -81,10 +85,23 @@ class _Pass:
 
 
 def render_volume(
-    field: Field, rays: Rays, config: VolumeConfig, *, jitter: bool = False, rng: torch.Generator | None = None
+    field: Field,
+    rays: Rays,
+    config: VolumeConfig,
+    *,
+    jitter: bool = False,
+    rng: torch.Generator | None = None,
+    precision: Precision = "reference",
 ) -> VolumeOutput:
     """Two passes over every ray: evenly spaced samples, then as many where these have weight; the second composite
-    takes all of them, sorted. `jitter` spreads samples at random within their intervals (training)."""
+    takes all of them, sorted. `jitter` spreads samples at random within their intervals (training).
+
+    `precision` other than "reference" asks for the fused twin, for fields that have one (`HeadField`).
+    """
+    if isinstance(field, HeadField) and not field.depends_on_pass:
+        twin = choose_twin(precision, rays.near.device, torch.is_grad_enabled())
+        if twin != "torch":
+            return _fused(twin)(field, rays, config, jitter=jitter, rng=rng, precision=precision)
     edges = even_edges(rays.near, rays.far, config.num_coarse)
     t_coarse = jittered(edges, rng) if jitter else midpoints(edges)
     coarse = _look(field, rays, t_coarse, config)
@@ -95,6 +112,11 @@ def render_volume(
         t_fine = sample_released(t_coarse, weights, config.num_fine, jitter=jitter, rng=rng)
     fine_out, _ = _composite(_merged(coarse, _look(field, rays, t_fine, config)), rays, config)
     return VolumeOutput(coarse_out, fine_out)
+
+
+def _fused(twin: Twin) -> Callable[..., VolumeOutput]:
+    """`render_volume` by another name; imported when asked for, since numba and triton are optional."""
+    return importlib.import_module(f"gpavatar.render.volume_{twin}").render_volume
 
 
 def _look(field: Field, rays: Rays, t: Float[Tensor, "batch ray sample"], config: VolumeConfig) -> _Pass:

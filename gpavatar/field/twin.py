@@ -1,0 +1,26 @@
+"""Which implementation draws: the readable one in torch, or its fused twin for the device.
+
+A fused twin computes the same as its reference with the same signature, in less time. It stands beside the reference,
+`NAME_numba.py` (CPU, no gradient) or `NAME_triton.py` (CUDA, with gradient), and only the reference's file imports it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+import torch
+
+Precision = Literal["reference", "exact", "fast"]
+"""reference: torch as it is written; exact: fused, float32, within 1e-4 of the reference (relative); fast: fused,
+matrix products of bfloat16 with sums in float32, where the device has them."""
+Twin = Literal["torch", "numba", "triton"]
+
+
+def choose_twin(precision: Precision, device: torch.device, gradient: bool) -> Twin:
+    """The implementation for this precision on this device; `gradient`: whether one is asked for."""
+    if precision == "reference":
+        return "torch"
+    if device.type == "cpu":
+        return "torch" if gradient else "numba"
+    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
