@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gpavatar.data.synthetic_noise import hash01
-from gpavatar.face.bands import in_bands
+from gpavatar.bands import in_bands
 
 SOFTNESS_PX = 2.6  # radius of the shadow's soft edge, pixels of the shadow map
 _SPIRAL = np.arange(9)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gpavatar.face.bands import in_bands
+from gpavatar.bands import in_bands
 
 
 def rasterize(
