@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from gpavatar.data.synthetic_noise import hash01
 from gpavatar.bands import in_bands
+from gpavatar.data.synthetic_noise import hash01
 
 SOFTNESS_PX = 2.6  # radius of the shadow's soft edge, pixels of the shadow map
 _SPIRAL = np.arange(9)

@@ -14,9 +14,9 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
+from gpavatar.bands import in_bands
 from gpavatar.camera import Camera
 from gpavatar.data.synthetic_noise import hash01
-from gpavatar.bands import in_bands
 
 VOLUME_CELLS = 56
 VOLUME_HALF = np.array([1.7, 1.9, 1.5])  # half the size of the box that holds the hair, units of head space
