@@ -84,8 +84,8 @@ class GPAvatarMethod:
         signal = HeadSignal(driven.verts[None], signal_params(driven.params)[None])
         with torch.no_grad():
             out = self.net.render(state.planes[None], signal, driven.camera[None])
-        image, alpha = _resized(out.image[0], size_px), _resized(out.opacity[0], size_px).clamp(0, 1)
-        behind = _resized(state.background if background is None else background.to(self.device), size_px)
+        image, alpha = resized(out.image[0], size_px), resized(out.opacity[0], size_px).clamp(0, 1)
+        behind = resized(state.background if background is None else background.to(self.device), size_px)
         return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
 
     def save(self, state: GPAvatarState, path: str | Path) -> None:
@@ -126,7 +126,7 @@ class GPAvatarMethod:
             return self.net.fuse(planes[None])[0]
 
 
-def _resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
+def resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
     if image.shape[-1] == size_px:
         return image
     return functional.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]

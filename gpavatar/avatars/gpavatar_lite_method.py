@@ -1,0 +1,187 @@
+"""`gpavatar_lite` behind the protocol of `avatars/base.py`: photos -> what a person is driven from -> frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gpavatar.avatars.base import Reference
+from gpavatar.avatars.checkpoint import read_weights
+from gpavatar.avatars.gpavatar_lite import GPAvatarLite, GPAvatarLiteConfig, LiteOutput, Person
+from gpavatar.avatars.gpavatar_lite_warp import LiteHead
+from gpavatar.avatars.gpavatar_method import BACKGROUND_MARGIN, resized
+from gpavatar.avatars.portrait_layers import dilate
+from gpavatar.avatars.state_file import load_state, save_state
+from gpavatar.camera import Camera, rotation_angle_deg
+from gpavatar.face.open_head import OpenHead
+from gpavatar.media.inpaint import inpaint
+from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
+
+VERSION = "1"
+MAX_PHOTOS = 8  # that are kept: what a frame costs and a state holds has an end
+ANGLE_DEG = 15.0  # a turn that makes two photos as different as a change of expression by 0.5 (`data/sampling.py`)
+
+
+@dataclass(frozen=True)
+class LitePhotos:
+    """The photos that are kept, at the network's size."""
+
+    image: Float[Tensor, "source 3 height width"]
+    alpha: Float[Tensor, "source 1 height width"]
+    params: HeadParams
+    camera: Camera
+    offsets: Float[Tensor, "source vert 3"]  # what the head model lacks to meet the landmarks of each
+
+
+@dataclass(frozen=True)
+class GPAvatarLiteState:
+    """A person, ready to be drawn."""
+
+    reference: Reference
+    photos: LitePhotos
+    background: Float[Tensor, "3 height width"]  # [0, 1], behind the person of the first photo
+
+
+class GPAvatarLiteMethod:
+    """The method `gpavatar_lite`; implements `gpavatar.avatars.base.Avatar`."""
+
+    name = "gpavatar_lite"
+
+    def __init__(self, device: torch.device | str = "cpu", weights: str | Path | None = None):
+        """`weights`: a file of `gpavatar.avatars.checkpoint`. InputError without one, or where it does not fit."""
+        if weights is None:
+            raise InputError("gpavatar_lite is a learned method: give its weights as --model FILE.safetensors")
+        self.device = torch.device(device)
+        read = read_weights(weights, GPAvatarLiteConfig)
+        head = OpenHead.load()
+        if (read.info.head, read.info.head_sha256) != (head.name, head.sha256):
+            raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
+        self.head = LiteHead(head)
+        self.net = read.fill(lambda: GPAvatarLite(read.config, self.head))
+        self.net.eval().requires_grad_(False).to(self.device)
+        self._sha256 = read.sha256
+        self._person: tuple[GPAvatarLiteState, Person] | None = None
+
+    def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarLiteState:
+        """The first photo is the reference view and gives the background."""
+        first = frames[0]
+        reference = map_tensors(Reference(first.params, first.camera, first.image), self._moved)
+        margin_px = max(1, round(BACKGROUND_MARGIN * first.image.shape[-1]))
+        background = inpaint(first.image, dilate((first.alpha > 0.03).float(), margin_px)).to(self.device)
+        photos = _joined([self._photo(frame) for frame in frames])
+        return GPAvatarLiteState(reference, _most_different(photos), background)
+
+    def update(self, state: GPAvatarLiteState, frame: SourceFrame) -> GPAvatarLiteState:
+        """One more photo; beyond `MAX_PHOTOS` those are kept that differ most."""
+        photos = _most_different(_joined([state.photos, self._photo(frame)]))
+        return dataclasses.replace(state, photos=photos)
+
+    def render(
+        self,
+        state: GPAvatarLiteState,
+        params: HeadParams,
+        camera: Camera,
+        size_px: int,
+        background: Float[Tensor, "3 height width"] | None = None,
+    ) -> RenderOutput:
+        """I = I_network + (1 − α) I_behind."""
+        out = self._drawn(state, params, camera)
+        image, alpha = resized(out.image[0], size_px), resized(out.alpha[0], size_px).clamp(0, 1)
+        behind = resized(state.background if background is None else background.to(self.device), size_px)
+        return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
+
+    def depth(
+        self, state: GPAvatarLiteState, params: HeadParams, camera: Camera, size_px: int
+    ) -> Float[Tensor, "1 height width"]:
+        """Of the person along the optical axis, units of head space; 0 where there is nobody."""
+        out = self._drawn(state, params, camera)
+        return resized(out.depth[0], size_px) * (resized(out.opacity[0], size_px) > 0.5)
+
+    def save(self, state: GPAvatarLiteState, path: str | Path) -> None:
+        """Write one safetensors file; InputError where it cannot be written."""
+        save_state(state, path, self._identity())
+
+    def load(self, path: str | Path) -> GPAvatarLiteState:
+        """Read what `save` wrote; InputError where it was made with other weights or another head."""
+        state = load_state(GPAvatarLiteState, path, self._identity())
+        size, verts = self.net.config.size_px, len(self.head.head.mean)
+        found = (state.photos.image.shape[-1], state.photos.offsets.shape[1])
+        if found != (size, verts) or state.photos.params.shape.shape[-1] != self.head.head.n_shape:
+            raise InputError(f"{path}: its sizes are not those of this model; make the avatar again")
+        return map_tensors(state, lambda t: t.to(self.device, torch.float32 if t.is_floating_point() else t.dtype))
+
+    @property
+    def sha256(self) -> str:
+        """Of all that the pictures depend on beside the photos: weights, head file and version."""
+        return hashlib.sha256(repr(sorted(self._identity().items())).encode()).hexdigest()
+
+    def person(self, state: GPAvatarLiteState) -> Person:
+        """The photos as the network takes them; that of the last state is kept."""
+        kept = self._person
+        if kept is None or kept[0] is not state:
+            photos = state.photos
+            pose = self.head.pose(photos.params, photos.camera, photos.offsets)
+            with torch.no_grad():
+                person = self.net.encode(photos.image[None], photos.alpha[None], map_tensors(pose, lambda t: t[None]))
+            self._person = kept = (state, person)
+        return kept[1]
+
+    def _drawn(self, state: GPAvatarLiteState, params: HeadParams, camera: Camera) -> LiteOutput:
+        params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
+        camera = map_tensors(camera, self._moved)
+        pose = self.head.pose(params[None], camera[None], state.photos.offsets.mean(0))
+        with torch.no_grad():
+            return self.net(self.person(state), pose)
+
+    def _photo(self, frame: SourceFrame) -> LitePhotos:
+        size = self.net.config.size_px
+        params, camera = (map_tensors(one, self._moved)[None] for one in (frame.params, frame.camera))
+        landmarks = frame.landmarks_px[None].to(self.device) / frame.image.shape[-1]
+        offsets = self.head.landmark_offsets(self.head.pose(params, camera), landmarks)
+        image, alpha = (resized(one.to(self.device), size)[None] for one in (frame.image, frame.alpha))
+        return LitePhotos(image, alpha, params, camera, offsets)
+
+    def _identity(self) -> dict[str, str]:
+        head = self.head.head
+        return {
+            "method": self.name,
+            "version": VERSION,
+            "head": head.name,
+            "head_sha256": head.sha256,
+            "weights_sha256": self._sha256,
+        }
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
+
+
+def _joined(photos: Sequence[LitePhotos]) -> LitePhotos:
+    def joined(values: Sequence) -> object:
+        if isinstance(values[0], Tensor):
+            return torch.cat(list(values))
+        names = [field.name for field in dataclasses.fields(values[0])]
+        return type(values[0])(*(joined([getattr(value, name) for value in values]) for name in names))
+
+    return joined(photos)
+
+
+def _most_different(photos: LitePhotos) -> LitePhotos:
+    """At most `MAX_PHOTOS`: the first, then always the one that is farthest from those chosen."""
+    count = len(photos.image)
+    if count <= MAX_PHOTOS:
+        return photos
+    turned = photos.camera.w2c[:, :3, :3]
+    angles = rotation_angle_deg(*(side.expand(count, count, 3, 3) for side in (turned[:, None], turned[None])))
+    motion = torch.cat([photos.params.expression, photos.params.jaw_pose], -1)
+    distance = angles / ANGLE_DEG + torch.cdist(motion, motion) / 0.5
+    chosen = [0]
+    while len(chosen) < MAX_PHOTOS:
+        chosen.append(int(distance[chosen].amin(0).argmax()))
+    return map_tensors(photos, lambda tensor: tensor[sorted(chosen)])

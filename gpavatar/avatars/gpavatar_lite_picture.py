@@ -1,0 +1,130 @@
+"""From what the rays found at low resolution to the picture at full size: the photos' own pixels, put into place.
+
+The rays say for each photo where it is to be looked at (as a displacement d from the pixel itself) and how much it
+counts; on the head the mesh says the same at full resolution. So the picture is sharp whatever the networks know, and
+a small U-Net at half resolution mends it: a flow of the finished warp, a change of colour, a change of alpha. Its last
+layer starts at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gpavatar.synthesis.style_layers import leaky
+
+FLOW_PX = 8.0  # of a 256 px picture: longest flow
+CORRECTIONS = 6  # flow (2), colour (3), alpha (1)
+
+
+@dataclass(frozen=True)
+class PictureConfig:
+    """The U-Net's channels at 1/2, 1/4 and 1/8 of the size."""
+
+    dims: tuple[int, int, int] = (32, 48, 64)
+    blocks: int = 2
+    """Residual blocks at the coarsest level."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The photos looked at through displaced pixels, put together."""
+
+    colour: Float[Tensor, "batch 3 size size"]  # [0, 1], not premultiplied
+    alpha: Float[Tensor, "batch 1 size size"]  # [0, 1]
+
+
+def gather(
+    pictures: Float[Tensor, "batch source 4 height width"],
+    shift: Float[Tensor, "batch source 2 size size"],
+    share: Float[Tensor, "batch source 1 size size"],
+) -> Gathered:
+    """Σ_s share_s · picture_s(pixel + shift_s), bilinear, the border carried on. `shift` in picture sides; the shares
+    sum to 1."""
+    batch, sources = pictures.shape[:2]
+    at = pixel_grid(shift)[:, None] + shift
+    at = at.flatten(0, 1).movedim(1, -1) * 2 - 1
+    found = functional.grid_sample(pictures.flatten(0, 1), at, padding_mode="border", align_corners=False)
+    mixed = (found.unflatten(0, (batch, sources)) * share).sum(1)
+    return Gathered(mixed[:, :3], mixed[:, 3:])
+
+
+def pixel_grid(like: Float[Tensor, "*batch height width"]) -> Float[Tensor, "1 2 height width"]:
+    """Centres of the pixels (column, row) in picture sides."""
+    height, width = like.shape[-2:]
+    options = {"dtype": like.dtype, "device": like.device}
+    rows = (torch.arange(height, **options) + 0.5) / height
+    columns = (torch.arange(width, **options) + 0.5) / width
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))[None]
+
+
+class PictureNet(nn.Module):
+    """See the head of this file."""
+
+    def __init__(self, feat_dim: int, config: PictureConfig | None = None):
+        super().__init__()
+        config = config or PictureConfig()
+        half, quarter, eighth = config.dims
+        self.first = nn.Conv2d(4 * 4 + feat_dim, half, 3, padding=1)
+        self.down_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
+        self.quarter = Block(quarter)
+        self.down_eighth = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
+        self.eighth = nn.Sequential(*(Block(eighth) for _ in range(config.blocks)))
+        self.up_quarter = nn.Conv2d(eighth, quarter, 1)
+        self.again_quarter = Block(quarter)
+        self.up_half = nn.Conv2d(quarter, half, 1)
+        self.again_half = Block(half)
+        self.last = nn.Conv2d(half, 4 * CORRECTIONS, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self,
+        colour: Float[Tensor, "batch 3 size size"],
+        alpha: Float[Tensor, "batch 1 size size"],
+        feats: Float[Tensor, "batch feat small small"],
+    ) -> Float[Tensor, "batch 6 size size"]:
+        """Raw corrections, zero before training."""
+        fine = functional.pixel_unshuffle(torch.cat([colour * alpha, alpha], 1), 2)
+        half = leaky(self.first(torch.cat([fine, _doubled(feats, fine.shape[-1])], 1)))
+        quarter = self.quarter(leaky(self.down_quarter(half)))
+        eighth = self.eighth(leaky(self.down_eighth(quarter)))
+        quarter = self.again_quarter(quarter + _doubled(self.up_quarter(eighth), quarter.shape[-1]))
+        half = self.again_half(half + _doubled(self.up_half(quarter), half.shape[-1]))
+        return functional.pixel_shuffle(self.last(half), 2)
+
+
+class Block(nn.Module):
+    """x + two convolutions of it."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(dim, dim, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim height width"]:
+        """The size stays."""
+        return leaky(x + self.second(leaky(self.first(x))))
+
+
+def corrected(
+    base: Gathered, corrections: Float[Tensor, "batch 6 size size"]
+) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch 1 size size"]]:
+    """The picture on black and its alpha: I(p) = α (C(p + flow) + change), alpha = clamp(α(p + flow) + change)."""
+    flow, change, opaque = corrections.split([2, 3, 1], 1)
+    flow = torch.tanh(flow) * (FLOW_PX / 256)
+    at = (pixel_grid(flow) + flow).movedim(1, -1) * 2 - 1
+    moved = functional.grid_sample(
+        torch.cat([base.colour, base.alpha], 1), at, padding_mode="border", align_corners=False
+    )
+    alpha = (moved[:, 3:] + opaque).clamp(0, 1)
+    return (moved[:, :3] + change) * alpha, alpha
+
+
+def _doubled(image: Float[Tensor, "batch channel _ _"], size_px: int) -> Float[Tensor, "batch channel size size"]:
+    if image.shape[-1] == size_px:
+        return image
+    return functional.interpolate(image, (size_px, size_px), mode="bilinear")

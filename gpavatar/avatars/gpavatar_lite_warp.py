@@ -1,0 +1,261 @@
+"""From a driven head back to the photos: where in each photo is what a camera sees now?
+
+A point x of the driven head's space is carried to photo s by two motions, blended by how far x follows the head (f):
+
+    v_s(x) = f · w2c_s (x + a Σ_i ŵ_i (p_i^s − p_i)) + (1 − f) · (w2c x − b_s),        b_s = w2c n − w2c_s n_s
+
+p_i, p_i^s: the nearest head vertices now and in the photo, ŵ_i inverse-distance weights, a = exp(−(d / REACH)²) what of
+their motion reaches x, n the neck joint. So a face moves with its mesh, hair turns with the skull, and shoulders shift
+with the neck but do not turn (as in `avatars/portrait_layers.py`, there forwards). A head that moved nowhere is carried
+onto itself exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as functional
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gpavatar.avatars.portrait_layers import smoothstep
+from gpavatar.camera import Camera
+from gpavatar.face.open_head import PARTS, SHOULDERS, OpenHead
+from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
+from gpavatar.face.refine import BAG_REACH, RIDGE, WIDTHS
+from gpavatar.types import HeadParams, map_tensors
+
+REACH = 0.15  # units: how far the motion of skin is felt
+SHARPNESS = 6  # of visibility when photos are blended (`face/texture.py`)
+HIDDEN = 1e-4  # weight that is left to a photo which does not see a point; it decides where none does
+OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
+MAPS_PX = 128  # side of what samples look up
+HEAD_FADE = (0.5, 0.95)  # head weights between which the mesh's own outline begins to count
+
+
+@dataclass(frozen=True)
+class HeadPose:
+    """A head in a frame, the shoulders as they hang on the head when the neck is straight."""
+
+    verts: Float[Tensor, "*batch vert 3"]  # head space
+    neck: Float[Tensor, "*batch 3"]  # the joint
+    camera: Camera
+
+
+@dataclass(frozen=True)
+class SourceViews:
+    """Photos, prepared. What is constant while a person is driven."""
+
+    pose: HeadPose  # axes batch, source
+    vert_seen: Float[Tensor, "batch source vert"]  # [0, 1], cosine of the view where the photo shows the vertex
+    picture: Float[Tensor, "batch source 4 height width"]  # [0, 1], RGB (grown beyond the person's outline) and alpha
+    relief: Float[Tensor, "batch source 1 small small"]  # depth along the axis of what the photo shows
+    light: Float[Tensor, "batch source 1"]  # mean brightness of the skin
+
+
+@dataclass(frozen=True)
+class DrivenMesh:
+    """The driven head, and where it is in every photo."""
+
+    camera: Camera
+    neck: Float[Tensor, "batch 3"]
+    verts: Float[Tensor, "batch vert 3"]  # the shoulders as they stand in the picture
+    table: Float[Tensor, "batch vert column"]  # of each vertex: f, then per photo p^s − p (3) and visibility
+    num_sources: int
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Points in the photos."""
+
+    at: Float[Tensor, "batch source sample 2"]  # (0, 0) upper left, (1, 1) lower right
+    depth: Float[Tensor, "batch source sample"]
+    seen: Float[Tensor, "batch source sample"]  # [0, 1], visibility by the mesh ...
+    near: Float[Tensor, "batch sample"]  # ... which counts as far as the point is near it: a
+    follow: Float[Tensor, "batch sample"]  # f
+
+
+class LiteHead(nn.Module):
+    """The head with what the warp needs of it. No parameters; nothing of it is saved with a model."""
+
+    def __init__(self, head: OpenHead):
+        super().__init__()
+        self.head, topology = head, head.topology
+
+        def keep(name: str, value: Tensor) -> None:
+            self.register_buffer(name, value, persistent=False)
+
+        lashes = head.face_parts == PARTS.index("lashes")
+        keep("drawn", head.faces[~lashes])  # the photo's own lashes are on the lids
+        inner = torch.zeros(len(head.mean), dtype=torch.bool)
+        for part in ("mouth_bag", "tongue", "teeth_upper", "teeth_lower", "gums_upper", "gums_lower", "lashes"):
+            inner[head.faces[head.face_parts == PARTS.index(part)].flatten()] = True
+        skin_faces = head.face_parts == PARTS.index("skin")
+        skin = head.faces[skin_faces].unique()
+        inner[skin] = False
+        keep("cloud", (~inner).nonzero()[:, 0])  # vertices that space is tied to: skin and eyes
+        keep("skin", skin)
+
+        at = torch.zeros(len(head.mean), 2)
+        at[head.faces[skin_faces].flatten()] = topology.uv[topology.uv_faces[skin_faces].flatten()]
+        distance = torch.cdist(at[skin], topology.mediapipe.on(topology.uv, topology.uv_faces))
+        trust = topology.mediapipe_weights * skin_faces[topology.mediapipe.face_ids]
+        keep("kernels", torch.stack([torch.exp(-((distance / width) ** 2)) * trust for width in WIDTHS]))
+        bag = head.faces[head.face_parts == PARTS.index("mouth_bag")].unique()
+        lining = bag[~torch.isin(bag, skin)]
+        distance, nearest = torch.cdist(head.mean[lining], head.mean[skin]).min(-1)
+        keep("lining", lining)
+        keep("lining_skin", skin[nearest])
+        keep("lining_share", torch.exp(-((distance / BAG_REACH) ** 2))[:, None])
+        for name in ("eye_left", "eye_right"):
+            keep(name, head.faces[head.face_parts == PARTS.index(name)].unique())
+
+    def pose(self, params: HeadParams, camera: Camera, offsets: Tensor | None = None) -> HeadPose:
+        """Where the vertices are; `offsets` as `landmark_offsets` gives them."""
+        params = replace(params, neck_pose=torch.zeros_like(params.neck_pose))
+        verts = self.head.verts(params)
+        neck = self.head.with_shape(params.shape).joints[..., SHOULDERS, :]
+        return HeadPose(verts if offsets is None else verts + offsets, neck, camera)
+
+    def landmark_offsets(
+        self, pose: HeadPose, landmarks: Float[Tensor, "batch 478 2"]
+    ) -> Float[Tensor, "batch vert 3"]:
+        """`gpavatar.face.refine.landmark_offsets` of a batch; `landmarks` in picture sides, NaN where unknown."""
+        head, camera = self.head, pose.camera
+        known = landmarks.isfinite().all(-1, keepdim=True)
+        wanted = torch.where(known, landmarks, 0.5)
+        offsets = torch.zeros_like(pose.verts)
+        for kernel in self.kernels:
+            points = head.topology.mediapipe.on(pose.verts + offsets, head.faces)
+            missing = (wanted - camera.project(points)) / camera.intrinsics[:, None, :2]
+            missing = missing * camera.to_view(points)[..., 2:] * known
+            shift = kernel @ torch.cat([missing @ camera.c2w[:, :3, :2].transpose(1, 2), known.to(missing)], -1)
+            offsets[:, self.skin] += shift[..., :3] / (shift[..., 3:] + RIDGE)
+        for side, ball in enumerate((self.eye_left, self.eye_right)):
+            offsets[:, ball] = offsets[:, head.lids[side]].mean(1, keepdim=True)
+        offsets[:, self.lining] = offsets[:, self.lining_skin] * self.lining_share
+        return offsets
+
+    def views(
+        self,
+        image: Float[Tensor, "batch source 3 height width"],
+        alpha: Float[Tensor, "batch source 1 height width"],
+        pose: HeadPose,
+    ) -> SourceViews:
+        """Prepare photos (any colours behind the person)."""
+        batch = image.shape[:2]
+        image, alpha, flat = image.flatten(0, 1), alpha.flatten(0, 1), map_tensors(pose, lambda t: t.flatten(0, 1))
+        sure = smoothstep(alpha, 0.8, 0.98)
+        picture = torch.cat([grown(image, sure), alpha], 1)
+        depth, covered = self._depth(flat.verts, flat.camera)
+        seen = self._vert_seen(flat, depth, covered)
+        at = flat.camera.project(flat.verts) * 2 - 1
+        brightness = functional.grid_sample(picture[:, :3], at[:, None], align_corners=False).mean(1)[:, 0]
+        weight = torch.zeros_like(seen).index_copy(1, self.skin, seen[:, self.skin])
+        light = ((weight * brightness).sum(1) / weight.sum(1).clamp_min(1e-6)).clamp_min(0.02)
+        found = SourceViews(flat, seen, picture, relief(depth, covered, flat), light[:, None])
+        return map_tensors(found, lambda tensor: tensor.unflatten(0, batch))
+
+    def driven(self, pose: HeadPose, views: SourceViews) -> DrivenMesh:
+        """The head of a frame beside its photos."""
+        source, follow = views.pose, self.head.head_weight[:, None]
+        shift = (pose.camera.to_view(pose.neck[:, None]) - _neck_view(source).mean(1)) * (1 - follow)
+        with_body = source.camera.to_view(source.verts).mean(1) * (1 - follow)
+        view = follow * pose.camera.to_view(pose.verts) + with_body + shift
+        verts = view @ pose.camera.c2w[:, :3, :3].transpose(1, 2) + pose.camera.c2w[:, None, :3, 3]
+        motion = source.verts - pose.verts[:, None]
+        columns = torch.cat([motion, views.vert_seen[..., None]], -1).transpose(1, 2).flatten(2)
+        follow = follow.expand(len(verts), -1, -1)
+        return DrivenMesh(pose.camera, pose.neck, verts, torch.cat([follow, columns], -1), source.verts.shape[1])
+
+    def _depth(self, verts: Float[Tensor, "batch vert 3"], camera: Camera) -> tuple[Tensor, Tensor]:
+        screen = to_screen(verts, camera, MAPS_PX, MAPS_PX)
+        fragments = rasterize(screen, self.drawn, MAPS_PX, MAPS_PX)
+        return fragments.depth[:, None], fragments.covered[:, None]
+
+    def _vert_seen(self, pose: HeadPose, depth: Tensor, covered: Tensor) -> Float[Tensor, "batch vert"]:
+        """Cosine between normal and view, where the z-buffer has nothing nearer and the vertex is in the picture."""
+        normals = vertex_normals(pose.verts, self.head.faces)
+        direction = functional.normalize(pose.camera.c2w[:, None, :3, 3] - pose.verts, dim=-1)
+        cosine = (normals * direction).sum(-1).clamp(0, 1)
+        z = pose.camera.to_view(pose.verts)[..., 2]
+        at = pose.camera.project(pose.verts)
+        front = torch.where(covered, depth, torch.inf).nan_to_num(posinf=1e3)
+        front = functional.grid_sample(front, at[:, None] * 2 - 1, mode="nearest", align_corners=False)[:, 0, 0]
+        slope = ((1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)).clamp_max(6.0)
+        pixel = z / (pose.camera.intrinsics[:, None, 0] * MAPS_PX)
+        return cosine * (z <= front + pixel * (1 + slope)) * in_frame(at)
+
+
+def carry(
+    mesh: DrivenMesh,
+    views: SourceViews,
+    points: Float[Tensor, "batch sample 3"],
+    numbers: Int[Tensor, "batch sample k"],
+    weights: Float[Tensor, "batch sample k"],
+    table: Float[Tensor, "batch cloud column"],
+) -> Carried:
+    """The equation at the head of this file. `numbers`: the nearest vertices of the cloud, whose rows `table` has;
+    `weights`: 1/d of each."""
+    source = views.pose
+    first = torch.arange(len(points), device=points.device)[:, None, None] * table.shape[1]
+    rows = functional.embedding(numbers + first, table.flatten(0, 1))
+    share = weights / weights.sum(-1, keepdim=True)
+    mean = (share[..., None, :] @ rows)[..., 0, :]
+    follow, columns = mean[..., 0], mean[..., 1:].unflatten(-1, (mesh.num_sources, 4)).transpose(1, 2)
+    near = torch.exp(-((1 / weights[..., 0] / REACH) ** 2))
+    moved = points[:, None] + near[:, None, :, None] * columns[..., :3]
+    with_head = source.camera.to_view(moved)
+    shift = mesh.camera.to_view(mesh.neck[:, None])[:, None] - _neck_view(source)
+    with_body = mesh.camera.to_view(points)[:, None] - shift
+    view = with_body + follow[:, None, :, None] * (with_head - with_body)
+    intrinsics = source.camera.intrinsics[:, :, None]
+    at = view[..., :2] / view[..., 2:].clamp_min(0.1) * intrinsics[..., :2] + intrinsics[..., 2:]
+    return Carried(at, view[..., 2], columns[..., 3], near, follow)
+
+
+def relief(
+    depth: Float[Tensor, "batch 1 height width"], covered: Tensor, pose: HeadPose
+) -> Float[Tensor, "batch 1 height width"]:
+    """Depth of a person: the mesh, beside the head its outline's depth carried on, below it the plane of the neck."""
+    size = depth.shape[-1]
+    inside = -functional.max_pool2d(-covered.float(), 3, stride=1, padding=1)
+    outline = covered * (1 - inside)
+    plane = pose.camera.to_view(pose.neck[:, None])[:, 0, 2][:, None, None, None]
+    beyond = torch.where(outline.flatten(1).any(1)[:, None, None, None], grown(depth, outline), plane)
+    rows = ((torch.arange(size, device=depth.device) + 0.5) / size)[None, None, :, None]
+    neck_row = pose.camera.project(pose.neck[:, None])[:, 0, 1][:, None, None, None]
+    below = smoothstep(rows - neck_row, -0.1, 0.05)
+    return torch.where(covered, depth, torch.lerp(beyond, plane.expand_as(beyond), below))
+
+
+def grown(
+    values: Float[Tensor, "batch channel size size"], weight: Float[Tensor, "batch 1 size size"]
+) -> Float[Tensor, "batch channel size size"]:
+    """Values of weight 1 as they are, elsewhere a smooth continuation; the twin of `media.inpaint.push_pull` for a
+    batch of squares with sides that are powers of two."""
+    if values.shape[-1] == 1:
+        return values * (weight > 0)
+    sums = functional.avg_pool2d(torch.cat([values * weight, weight], 1), 2)
+    share = sums[:, -1:]
+    coarse = grown(sums[:, :-1] / share.clamp_min(1e-8), (4 * share).clamp(0, 1).ceil())
+    return values * weight + functional.interpolate(coarse, scale_factor=2.0, mode="bilinear") * (1 - weight)
+
+
+def in_frame(at: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """1 within the picture, falling to 0 over 2 % of its side beyond."""
+    beyond = (at - 0.5).abs().amax(-1) - 0.5
+    return 1 - smoothstep(beyond, 0.0, 0.02)
+
+
+def mesh_picture(
+    head: LiteHead, mesh: DrivenMesh, columns: Float[Tensor, "batch vert column"], size_px: int
+) -> tuple[Float[Tensor, "batch column size size"], Float[Tensor, "batch 1 size size"]]:
+    """Values of the driven vertices in each pixel (0 where there is none), and the mesh's depth (0 likewise)."""
+    fragments = rasterize(to_screen(mesh.verts, mesh.camera, size_px, size_px), head.drawn, size_px, size_px)
+    return interpolate(fragments, columns, head.drawn), fragments.depth[:, None]
+
+
+def _neck_view(pose: HeadPose) -> Float[Tensor, "batch source 1 3"]:
+    return pose.camera.to_view(pose.neck[..., None, :])
