@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Backend = Literal["auto", "torch", "scipy", "faiss", "brute"]
+Backend = Literal["auto", "torch", "numba", "scipy", "faiss", "brute"]
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class NearestIndex(Protocol):
     def query(self, points: Float[Tensor, "batch sample 3"]) -> Int[Tensor, "batch sample k"]: ...
 
 
-TREE_QUERIES = 400_000  # per cloud; up to here a k-d tree is done before the voxels' lists stand (decision 0071)
+TREE_QUERIES = 25_000  # per cloud; up to here a k-d tree is done before the voxels' lists stand (decision 0084)
 
 
 def nearest_index(
@@ -35,14 +35,16 @@ def nearest_index(
 ) -> NearestIndex:
     """Prepare `cloud` for queries of `k` neighbours.
 
-    "torch" keeps candidate lists per voxel and runs on any device; "scipy" (a k-d tree, CPU), "faiss" (when installed)
-    and "brute" (every distance; the readable twin) serve where they are faster or as a check. "auto": torch, but scipy
-    for few queries (`num_queries` per cloud, in all) on a CPU. Raises ValueError for fewer than `k` points.
+    "torch" keeps candidate lists per voxel and runs on any device; "numba" is the same for a CPU, float32. "scipy" (a
+    k-d tree, CPU), "faiss" (when installed) and "brute" (every distance; the readable twin) serve where they are faster
+    or as a check. "auto" on a CPU: scipy for few queries (`num_queries` per cloud, in all) and float64, else numba;
+    elsewhere torch. Raises ValueError for fewer than `k` points.
     """
     if cloud.shape[1] < k:
         raise ValueError(f"{k} neighbours were asked of a cloud of {cloud.shape[1]} points")
     if backend == "auto":
-        backend = "scipy" if cloud.device.type == "cpu" and num_queries <= TREE_QUERIES else "torch"
+        on_cpu, few = cloud.device.type == "cpu", num_queries <= TREE_QUERIES or cloud.dtype == torch.float64
+        backend = ("scipy" if few else "numba") if on_cpu else "torch"
     return _builder(backend)(cloud.detach(), k)
 
 
@@ -51,6 +53,10 @@ def _builder(backend: Backend) -> Callable[[Tensor, int], NearestIndex]:
         from gpavatar.field.knn_voxel import VoxelIndex
 
         return VoxelIndex
+    if backend == "numba":
+        from gpavatar.field.knn_numba import NumbaIndex
+
+        return NumbaIndex
     if backend == "brute":
         return BruteIndex
     from gpavatar.field import knn_trees

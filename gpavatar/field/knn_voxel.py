@@ -97,6 +97,7 @@ class VoxelIndex:
     def _refined(self, side: int) -> _Lists:
         """Lists for `side` voxels per side, from those that stand."""
         lists, (batch, num) = self._lists, self.cloud.shape[:2]
+        assert side % max(lists.side, 1) == 0, "a voxel must lie in one coarser voxel"
         device, dtype = self.cloud.device, self.cloud.dtype
         steps = (torch.arange(side, dtype=dtype, device=device) + 0.5) * (2 / side) - 1
         centres = torch.cartesian_prod(steps, steps, steps).repeat(batch, 1)
