@@ -37,6 +37,7 @@ State = TypeVar("State", bound=AvatarState)
 METHODS = {  # name -> module:class
     "textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh",
     "gpavatar": "gpavatar.avatars.gpavatar_method:GPAvatarMethod",
+    "invertavatar": "gpavatar.avatars.invertavatar_method:InvertAvatarMethod",
     "gpavatar_lite": "gpavatar.avatars.gpavatar_lite_method:GPAvatarLiteMethod",
 }
 WEIGHTS_SUFFIX = ".safetensors"  # a model that is named by such a file is the learned method whose weights it holds

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gpavatar.camera import Camera
 from gpavatar.face.flame import Flame
+from gpavatar.face.morphable import HeadTopology
 from gpavatar.face.open_head import OpenHead
 from gpavatar.face.translate import HeadTranslator, TranslatedPerson
 from gpavatar.types import HeadParams, InputError, map_tensors
@@ -42,6 +43,7 @@ class DrivenHead(Protocol):
     sha256: str
     num_verts: int
     num_params: int  # of `gpavatar.avatars.gpavatar.signal_params`
+    topology: HeadTopology
 
     def drive(self, params: HeadParams, camera: Camera) -> Driven:
         """Where the vertices are, and the same camera seen from this head. `params.shape` is the person's."""
@@ -55,6 +57,7 @@ class DrivenOpenHead:
         self.name, self.sha256 = self._head.name, self._head.sha256
         self.num_verts = len(self._head.mean)
         self.num_params = self._head.n_expression + 9  # jaw and two eyes
+        self.topology = self._head.topology
 
     def drive(self, params: HeadParams, camera: Camera) -> Driven:
         """See `DrivenHead`."""
@@ -70,6 +73,7 @@ class DrivenFlame:
         self.name, self.sha256 = self._flame.name, self._flame.sha256
         self.num_verts = len(self._flame.template)
         self.num_params = self._flame.n_expression + 9
+        self.topology = self._flame.topology
         self._people: dict[bytes, TranslatedPerson] = {}
 
     def drive(self, params: HeadParams, camera: Camera) -> Driven:

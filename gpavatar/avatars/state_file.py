@@ -28,7 +28,8 @@ STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch
 def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
     """Write `state`; the file appears under its name only when whole. InputError where it cannot be written."""
     path = Path(path)
-    tensors = {name: _pack(tensor).contiguous() for name, tensor in _flatten(state, "")}
+    # parts of a state may be one tensor in memory, entries of a file may not
+    tensors = {name: _pack(tensor).clone(memory_format=torch.contiguous_format) for name, tensor in _flatten(state, "")}
     with whole_file(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not save_file: it writes under a name of its own, which a killed process leaves for ever
