@@ -35,7 +35,6 @@ from gpavatar.avatars.gpavatar_lite_warp import (
     relief,
 )
 from gpavatar.avatars.portrait_layers import smoothstep
-from gpavatar.face.open_head import PARTS
 from gpavatar.field.point_field import BoundPointField, PointField, PointFieldConfig
 from gpavatar.render.composite import accumulate, ray_weights
 from gpavatar.render.rays import Rays, camera_rays
@@ -145,9 +144,6 @@ class GPAvatarLite(nn.Module):
             nn.Linear(config.hidden_dim, 2 + 3 + config.feat_dim),
         )
         self.picture = PictureNet(3 + config.feat_dim + 3, config.picture)
-        colours, share = hidden_colours(head)
-        self.register_buffer("hidden_colour", colours, persistent=False)
-        self.register_buffer("hidden_share", share, persistent=False)
         for layer in (self.choice[-1], self.radiance[-1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -287,8 +283,8 @@ class GPAvatarLite(nn.Module):
         away = source.camera.project(source.verts) - mesh.camera.project(mesh.verts)[:, None]
         per_photo = torch.cat([views.vert_seen[..., None], away], -1).transpose(1, 2).flatten(2)
         fade = smoothstep(self.head.head.head_weight, *HEAD_FADE)[:, None]
-        fixed = torch.cat([fade, self.hidden_share], 1).expand(len(per_photo), -1, -1)
-        hidden = self.hidden_colour * views.light.mean(1)[:, None]
+        fixed = torch.cat([fade, self.head.hidden_share], 1).expand(len(per_photo), -1, -1)
+        hidden = self.head.hidden_colour * views.light.mean(1)[:, None]
         columns = torch.cat([fixed, hidden, per_photo], -1)
         drawn, depth = mesh_picture(self.head, mesh, columns, size)
         fade, share, hidden, per_photo = drawn.split([1, 1, 3, per_photo.shape[-1]], 1)
@@ -341,21 +337,6 @@ class Relief:
 
     depth: Float[Tensor, "batch 1 small small"]
     cover: Float[Tensor, "batch 1 small small"]
-
-
-def hidden_colours(head: LiteHead) -> tuple[Float[Tensor, "vert 3"], Float[Tensor, "vert 1"]]:
-    """Colours of what a photo may not show of a head though a frame does, at a brightness of skin of 1, and where."""
-    from gpavatar.avatars.textured_mesh import MOUTH_COLOURS, SCLERA, SKIN_LUMA
-
-    mesh = head.head
-    colours, share = torch.zeros(len(mesh.mean), 3), torch.zeros(len(mesh.mean), 1)
-    for name, plain in {**MOUTH_COLOURS, "eye_left": SCLERA, "eye_right": SCLERA}.items():
-        own = mesh.faces[mesh.face_parts == PARTS.index(name)].unique()
-        depth = mesh.mean[own, 2]
-        shade = 1.0 if name.startswith("eye") else 0.2 + 0.8 * smoothstep(depth, depth.min(), depth.max())[:, None]
-        colours[own] = torch.tensor(plain) / SKIN_LUMA * shade * (0.75 if name.startswith("teeth") else 1)
-        share[own] = 0.5 if name.startswith("eye") else 1.0
-    return colours, share
 
 
 def _picture(values: Float[Tensor, "batch ray channel"], size_px: int) -> Float[Tensor, "batch channel size size"]:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpavatar.avatars.portrait_layers import smoothstep
+from gpavatar.avatars.textured_mesh import MOUTH_COLOURS, SCLERA, SKIN_LUMA
 from gpavatar.camera import Camera
 from gpavatar.face.open_head import PARTS, SHOULDERS, OpenHead
 from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
@@ -110,6 +111,8 @@ class LiteHead(nn.Module):
         keep("lining_share", torch.exp(-((distance / BAG_REACH) ** 2))[:, None])
         for name in ("eye_left", "eye_right"):
             keep(name, head.faces[head.face_parts == PARTS.index(name)].unique())
+        for name, value in zip(("hidden_colour", "hidden_share"), hidden_colours(head), strict=True):
+            keep(name, value)
 
     def pose(self, params: HeadParams, camera: Camera, offsets: Tensor | None = None) -> HeadPose:
         """Where the vertices are; `offsets` as `landmark_offsets` gives them."""
@@ -247,6 +250,18 @@ def in_frame(at: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     """1 within the picture, falling to 0 over 2 % of its side beyond."""
     beyond = (at - 0.5).abs().amax(-1) - 0.5
     return 1 - smoothstep(beyond, 0.0, 0.02)
+
+
+def hidden_colours(mesh: OpenHead) -> tuple[Float[Tensor, "vert 3"], Float[Tensor, "vert 1"]]:
+    """Colours of what a photo may not show of a head though a frame does, at a brightness of skin of 1, and where."""
+    colours, share = torch.zeros(len(mesh.mean), 3), torch.zeros(len(mesh.mean), 1)
+    for name, plain in {**MOUTH_COLOURS, "eye_left": SCLERA, "eye_right": SCLERA}.items():
+        own = mesh.faces[mesh.face_parts == PARTS.index(name)].unique()
+        depth = mesh.mean[own, 2]
+        shade = 1.0 if name.startswith("eye") else 0.2 + 0.8 * smoothstep(depth, depth.min(), depth.max())[:, None]
+        colours[own] = torch.tensor(plain) / SKIN_LUMA * shade * (0.75 if name.startswith("teeth") else 1)
+        share[own] = 0.5 if name.startswith("eye") else 1.0
+    return colours, share
 
 
 def mesh_picture(
