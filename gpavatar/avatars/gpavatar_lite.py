@@ -47,6 +47,7 @@ from gpavatar.triplane.lookup import sample_planes
 SHELL = (-0.06, 0.12)  # units before and behind the relief in which most samples of a ray lie
 SKIN = (0.02, 0.03)  # units: where behind the relief the person is densest, and how thick
 DENSITY = 120.0  # per unit, there
+BELIEVED = (0.05, 0.3)  # cosines of the best view of a spot between which a photo begins to be believed
 FAINT = 0.02  # weight of the relief in what a ray says of places, so that an empty ray says something
 CHUNK = 2**13  # samples at once without gradients; see `render/volume.py`
 
@@ -85,7 +86,7 @@ class Person:
     """What is made of the photos once."""
 
     views: SourceViews
-    maps: Float[Tensor, "batch source channel small small"]  # RGB, alpha, relief, shallow features
+    maps: Float[Tensor, "batch source channel small small"]  # RGB and alpha, those behind, relief, shallow features
     planes: Float[Tensor, "batch 3 channel plane plane"]  # fused
     present: Bool[Tensor, "batch source"]
 
@@ -119,7 +120,7 @@ class LiteSamples:
     """What is found at samples."""
 
     sigma: Float[Tensor, "batch sample"]  # >= 0, per unit
-    values: Float[Tensor, "batch sample channel"]  # RGB 3, feats, seen 1, per photo β (1) and β · displacement (2)
+    values: Float[Tensor, "batch sample channel"]  # RGB 3, feats, seen, covered, per photo β and β · displacement (2)
 
 
 class GPAvatarLite(nn.Module):
@@ -143,7 +144,7 @@ class GPAvatarLite(nn.Module):
             nn.ReLU(),
             nn.Linear(config.hidden_dim, 2 + 3 + config.feat_dim),
         )
-        self.picture = PictureNet(3 + config.feat_dim + 3, config.picture)
+        self.picture = PictureNet(3 + config.feat_dim + 4, config.picture)
         for layer in (self.choice[-1], self.radiance[-1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -164,7 +165,7 @@ class GPAvatarLite(nn.Module):
         planes = self.encoder(upright).unflatten(0, (batch, sources))
         shallow = self.shallow(torch.cat([flat, alpha.flatten(0, 1)], 1)).unflatten(0, (batch, sources))
         small = functional.interpolate(views.picture.flatten(0, 1), (MAPS_PX, MAPS_PX), mode="area")
-        maps = torch.cat([small.unflatten(0, (batch, sources)), views.relief, shallow], 2)
+        maps = torch.cat([small.unflatten(0, (batch, sources)), views.behind, views.relief, shallow], 2)
         present = image.new_ones(batch, sources, dtype=torch.bool) if present is None else present
         return Person(views, maps, self.attention(planes, present), present)
 
@@ -188,12 +189,12 @@ class GPAvatarLite(nn.Module):
         faint = torch.exp(-((behind / SKIN[1]) ** 2)) * FAINT + 1e-9
         opacity, values = weights.sum(-1), found.values.unflatten(1, t.shape[1:])
         seen = accumulate(weights, values)
-        num = 3 + config.feat_dim + 1
-        told = accumulate(weights + faint, values[..., num - 1 :]) / (weights + faint).sum(-1, keepdim=True)
+        num = 3 + config.feat_dim
+        told = accumulate(weights + faint, values[..., num:]) / (weights + faint).sum(-1, keepdim=True)
         depth = ((weights + faint) * t).sum(-1) / (weights + faint).sum(-1) * forward
         low, told, opacity, depth = (_picture(x, size) for x in (seen, told, opacity[..., None], depth[..., None]))
-        base = self._gathered(person, on_mesh, told, opacity)
-        feats = torch.cat([low[:, : num - 1], opacity, told[:, :1], depth - around.depth], 1)
+        base = self._gathered(person, on_mesh, low[:, :3], told, opacity)
+        feats = torch.cat([low[:, :num], opacity, told[:, :2], depth - around.depth], 1)
         image, alpha = corrected(base, self.picture(base.colour, base.alpha, feats))
         return LiteOutput(
             low[:, :3], image, alpha, opacity, depth, around.depth, around.cover, base.colour * base.alpha
@@ -247,9 +248,11 @@ class GPAvatarLite(nn.Module):
         at = carried.at.flatten(0, 1)[:, None] * 2 - 1
         found = functional.grid_sample(person.maps.flatten(0, 1), at, padding_mode="border", align_corners=False)
         found = found[:, :, 0].unflatten(0, (batch, sources)).transpose(2, 3)  # batch source sample channel
-        rgb, alpha, front, shallow = found.split([3, 1, 1, config.shallow_dim], -1)
+        shown, behind_head, front, shallow = found.split([4, 4, 1, config.shallow_dim], -1)
 
         beside = 1 - smoothstep(carried.depth - front[..., 0], *OCCLUDED)
+        covered = ((1 - beside) * (1 - carried.follow[:, None]))[..., None]  # body behind the head
+        rgb, alpha = torch.lerp(shown, behind_head, covered).split([3, 1], -1)
         visible = torch.lerp(beside, carried.seen, carried.near[:, None]) * in_frame(carried.at)
         visible = visible * person.present[..., None]
         tells = [visible[..., None], (carried.depth - front[..., 0]).clamp(-1, 1)[..., None]]
@@ -258,8 +261,8 @@ class GPAvatarLite(nn.Module):
         share = (visible**SHARPNESS + HIDDEN**2 * person.present[..., None]) * prefer.exp()
         share = share / share.sum(1, keepdim=True)
         seen = visible.amax(1)
-        mixed = (share[..., None] * torch.cat([rgb, alpha, shallow], -1)).sum(1)
-        rgb, matte, shallow = mixed.split([3, 1, config.shallow_dim], -1)
+        mixed = (share[..., None] * torch.cat([rgb, alpha, shallow, covered], -1)).sum(1)
+        rgb, matte, shallow, covered = mixed.split([3, 1, config.shallow_dim, 1], -1)
         matte = matte[..., 0] + (1 - seen) * (cover - matte[..., 0]).clamp_min(0)
 
         if not config.pixels:
@@ -275,42 +278,60 @@ class GPAvatarLite(nn.Module):
         sigma = matte * (shape * dense[..., 0].clamp(-4, 4).exp() + functional.softplus(fog[..., 0] - 4))
         away = (carried.at - frame.mesh.camera.project(points)[:, None]) * share[..., None]
         per_photo = torch.cat([share[..., None], away], -1).transpose(1, 2).flatten(2)
-        return LiteSamples(sigma, torch.cat([rgb + change, feats, seen[..., None], per_photo], -1))
+        return LiteSamples(sigma, torch.cat([rgb + change, feats, seen[..., None], covered, per_photo], -1))
 
     def _on_mesh(self, mesh: DrivenMesh, views: SourceViews) -> OnMesh:
         """Where the driven mesh is in every photo, at full size."""
         source, size = views.pose, self.config.size_px
-        away = source.camera.project(source.verts) - mesh.camera.project(mesh.verts)[:, None]
-        per_photo = torch.cat([views.vert_seen[..., None], away], -1).transpose(1, 2).flatten(2)
+        own = torch.cat([views.vert_seen[..., None], source.camera.project(source.verts)], -1)
+        both = torch.stack([own, own[:, :, self.head.head.mirror]], 3)  # batch source vert side column
+        both[..., 1:] -= mesh.camera.project(mesh.verts)[:, None, :, None]
+        per_photo = both.permute(0, 2, 1, 3, 4).flatten(2)
         fade = smoothstep(self.head.head.head_weight, *HEAD_FADE)[:, None]
         fixed = torch.cat([fade, self.head.hidden_share], 1).expand(len(per_photo), -1, -1)
         hidden = self.head.hidden_colour * views.light.mean(1)[:, None]
         columns = torch.cat([fixed, hidden, per_photo], -1)
         drawn, depth = mesh_picture(self.head, mesh, columns, size)
         fade, share, hidden, per_photo = drawn.split([1, 1, 3, per_photo.shape[-1]], 1)
-        return OnMesh(depth, fade, share, hidden, per_photo.unflatten(1, (-1, 3)))
+        own, mirrored = per_photo.unflatten(1, (-1, 2, 3)).unbind(2)
+        return OnMesh(depth, fade, share, hidden, own, mirrored)
 
-    def _gathered(self, person: Person, on_mesh: OnMesh, told: Tensor, opacity: Tensor) -> Gathered:
-        """The photos put into place: beside the head as the rays say, on it as the mesh says."""
-        size = self.config.size_px
-        large = functional.interpolate(torch.cat([opacity, told], 1), (size, size), mode="bilinear")
-        opacity, seen, per_photo = large[:, :1], large[:, 1:2], large[:, 2:].unflatten(1, (-1, 3))
+    def _gathered(self, person: Person, on_mesh: OnMesh, low: Tensor, told: Tensor, opacity: Tensor) -> Gathered:
+        """The photos put into place: beside the head as the rays say, on it as the mesh says.
+
+        What no photo shows of one side of the face comes from the other; what none can show has plain colours.
+        """
+        size, pictures = self.config.size_px, person.views.picture
+        large = functional.interpolate(torch.cat([low, opacity, told], 1), (size, size), mode="bilinear")
+        low, opacity, seen, covered, per_photo = large.split([3, 1, 1, 1, large.shape[1] - 6], 1)
+        if not self.config.pixels:
+            return Gathered(low / opacity.clamp_min(1e-2), opacity)
+        per_photo, fade = per_photo.unflatten(1, (-1, 3)), on_mesh.fade[:, None]
         share = per_photo[:, :, :1].clamp_min(1e-6)
-        shift = per_photo[:, :, 1:] / share
-        fade, visible = on_mesh.fade[:, None], on_mesh.per_photo[:, :, :1]
-        visible = visible * person.present[:, :, None, None, None]
-        share = share * torch.lerp(torch.ones_like(visible), visible**SHARPNESS + HIDDEN, fade)
-        share = share / share.sum(1, keepdim=True)
-        shift = torch.lerp(shift, on_mesh.per_photo[:, :, 1:], fade)
-        seen = torch.lerp(seen, smoothstep(visible.amax(1), 0.0, 0.3), on_mesh.fade)
-        found = gather(person.views.picture, shift, share)
+        present = person.present[:, :, None, None, None]
+        visible, mirrored = (one[:, :, :1] * present for one in (on_mesh.own, on_mesh.mirrored))
+        here = smoothstep(visible.amax(1, keepdim=True), *BELIEVED)
+        own = share * torch.lerp(torch.ones_like(visible), visible**SHARPNESS + HIDDEN, fade)
+        other = share * mirrored**SHARPNESS * (1 - here) * fade
+        shares = torch.cat([own, other], 1)
+        shares = shares / shares.sum(1, keepdim=True)
+        shift = torch.lerp(per_photo[:, :, 1:] / share, on_mesh.own[:, :, 1:], fade)
+        shifts = torch.cat([shift, on_mesh.mirrored[:, :, 1:]], 1)
+        found = gather(torch.cat([pictures, pictures], 1), shifts, shares)
+        known = torch.maximum(visible, mirrored).amax(1)
+        seen = torch.lerp(seen, smoothstep(known, *BELIEVED), on_mesh.fade)
+
+        behind = gather(person.views.behind, shift, own / own.sum(1, keepdim=True))
+        covered = covered * (1 - on_mesh.fade)
+        colour, alpha = (torch.lerp(a, b, covered) for a, b in zip(found, behind, strict=True))
         # Teeth and lids are smaller than pixels; the photo's own pixels are smooth already.
-        hidden, share = on_mesh.hidden * on_mesh.hidden_share * (1 - seen), on_mesh.hidden_share * (1 - seen)
-        hidden, share = functional.avg_pool2d(torch.cat([hidden, share], 1), 3, 1, 1).split([3, 1], 1)
-        colour = found.colour * (1 - share) + hidden
-        beside = found.alpha * (2 * opacity).clamp(0, 1)
-        alpha = torch.lerp(beside, found.alpha + (1 - seen) * (1 - found.alpha), on_mesh.fade)
-        return Gathered(colour, alpha)
+        plain = torch.cat([on_mesh.hidden, torch.ones_like(seen)], 1) * on_mesh.hidden_share * (1 - seen)
+        hidden, share = functional.avg_pool2d(plain, 3, 1, 1).split([3, 1], 1)
+        beside = alpha * (2 * opacity).clamp(0, 1)
+        return Gathered(
+            colour * (1 - share) + hidden,
+            torch.lerp(beside, alpha + (1 - seen) * (1 - alpha), on_mesh.fade),
+        )
 
 
 @dataclass(frozen=True)
@@ -321,7 +342,8 @@ class OnMesh:
     fade: Float[Tensor, "batch 1 size size"]  # [0, 1], 1 on the head, 0 on the neck, which it has in the wrong place
     hidden_share: Float[Tensor, "batch 1 size size"]
     hidden: Float[Tensor, "batch 3 size size"]
-    per_photo: Float[Tensor, "batch source 3 size size"]  # visibility, displacement
+    own: Float[Tensor, "batch source 3 size size"]  # visibility, displacement
+    mirrored: Float[Tensor, "batch source 3 size size"]  # the same of the other side of the face
 
     def relief(self, pose: HeadPose, size_px: int) -> Relief:
         """What rays are sampled around."""

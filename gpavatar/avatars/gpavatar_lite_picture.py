@@ -9,6 +9,7 @@ layer starts at zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
@@ -30,8 +31,7 @@ class PictureConfig:
     """Residual blocks at the coarsest level."""
 
 
-@dataclass(frozen=True)
-class Gathered:
+class Gathered(NamedTuple):
     """The photos looked at through displaced pixels, put together."""
 
     colour: Float[Tensor, "batch 3 size size"]  # [0, 1], not premultiplied

@@ -32,6 +32,7 @@ SHARPNESS = 6  # of visibility when photos are blended (`face/texture.py`)
 HIDDEN = 1e-4  # weight that is left to a photo which does not see a point; it decides where none does
 OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
 MAPS_PX = 128  # side of what samples look up
+BUST = 0.98  # head weight below which skin belongs to neck and shoulders
 HEAD_FADE = (0.5, 0.95)  # head weights between which the mesh's own outline begins to count
 
 
@@ -51,6 +52,7 @@ class SourceViews:
     pose: HeadPose  # axes batch, source
     vert_seen: Float[Tensor, "batch source vert"]  # [0, 1], cosine of the view where the photo shows the vertex
     picture: Float[Tensor, "batch source 4 height width"]  # [0, 1], RGB (grown beyond the person's outline) and alpha
+    behind: Float[Tensor, "batch source 4 small small"]  # the same of the body, as if there were no head before it
     relief: Float[Tensor, "batch source 1 small small"]  # depth along the axis of what the photo shows
     light: Float[Tensor, "batch source 1"]  # mean brightness of the skin
 
@@ -95,6 +97,9 @@ class LiteHead(nn.Module):
         skin_faces = head.face_parts == PARTS.index("skin")
         skin = head.faces[skin_faces].unique()
         inner[skin] = False
+        below = (head.head_weight[head.faces] < BUST).any(-1) & skin_faces
+        keep("bust", head.faces[below])  # triangles of neck and shoulders
+        keep("skull", (head.head_weight > 0.95).nonzero()[:, 0])
         keep("cloud", (~inner).nonzero()[:, 0])  # vertices that space is tied to: skin and eyes
         keep("skin", skin)
 
@@ -151,13 +156,14 @@ class LiteHead(nn.Module):
         image, alpha, flat = image.flatten(0, 1), alpha.flatten(0, 1), map_tensors(pose, lambda t: t.flatten(0, 1))
         sure = smoothstep(alpha, 0.8, 0.98)
         picture = torch.cat([grown(image, sure), alpha], 1)
-        depth, covered = self._depth(flat.verts, flat.camera)
+        depth, covered = self._depth(flat, self.drawn)
         seen = self._vert_seen(flat, depth, covered)
         at = flat.camera.project(flat.verts) * 2 - 1
         brightness = functional.grid_sample(picture[:, :3], at[:, None], align_corners=False).mean(1)[:, 0]
         weight = torch.zeros_like(seen).index_copy(1, self.skin, seen[:, self.skin])
         light = ((weight * brightness).sum(1) / weight.sum(1).clamp_min(1e-6)).clamp_min(0.02)
-        found = SourceViews(flat, seen, picture, relief(depth, covered, flat), light[:, None])
+        behind = self._behind(picture, flat, depth)
+        found = SourceViews(flat, seen, picture, behind, relief(depth, covered, flat), light[:, None])
         return map_tensors(found, lambda tensor: tensor.unflatten(0, batch))
 
     def driven(self, pose: HeadPose, views: SourceViews) -> DrivenMesh:
@@ -172,10 +178,28 @@ class LiteHead(nn.Module):
         follow = follow.expand(len(verts), -1, -1)
         return DrivenMesh(pose.camera, pose.neck, verts, torch.cat([follow, columns], -1), source.verts.shape[1])
 
-    def _depth(self, verts: Float[Tensor, "batch vert 3"], camera: Camera) -> tuple[Tensor, Tensor]:
-        screen = to_screen(verts, camera, MAPS_PX, MAPS_PX)
-        fragments = rasterize(screen, self.drawn, MAPS_PX, MAPS_PX)
+    def _depth(self, pose: HeadPose, faces: Int[Tensor, "face 3"]) -> tuple[Tensor, Tensor]:
+        screen = to_screen(pose.verts, pose.camera, MAPS_PX, MAPS_PX)
+        fragments = rasterize(screen, faces, MAPS_PX, MAPS_PX)
         return fragments.depth[:, None], fragments.covered[:, None]
+
+    def _behind(
+        self,
+        picture: Float[Tensor, "batch 4 height width"],
+        pose: HeadPose,
+        depth: Float[Tensor, "batch 1 small small"],
+    ) -> Float[Tensor, "batch 4 small small"]:
+        """Colours of the body carried on behind the head; of its outline there what the mesh's neck covers."""
+        picture = functional.interpolate(picture, (MAPS_PX, MAPS_PX), mode="area")
+        bust_depth, bust = self._depth(pose, self.bust)
+        head = (depth > 0) & ~(bust & (bust_depth <= depth + 1e-4))
+        head = functional.max_pool2d(head.float(), 5, 1, 2)
+        chin = pose.camera.project(pose.verts[:, self.skull])[..., 1].amax(1)[:, None, None, None]
+        rows = ((torch.arange(MAPS_PX, device=head.device) + 0.5) / MAPS_PX)[None, None, :, None]
+        own = (1 - head) * smoothstep(rows - chin, -0.06, 0.0)
+        colour = grown(picture[:, :3], own * smoothstep(picture[:, 3:], 0.8, 0.98))
+        covered = functional.avg_pool2d(bust.float(), 3, 1, 1)
+        return torch.cat([colour, torch.maximum(own * picture[:, 3:], covered * (1 - own))], 1)
 
     def _vert_seen(self, pose: HeadPose, depth: Tensor, covered: Tensor) -> Float[Tensor, "batch vert"]:
         """Cosine between normal and view, where the z-buffer has nothing nearer and the vertex is in the picture."""
