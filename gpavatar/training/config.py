@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from gpavatar.avatars.gpavatar import GPAvatarConfig
+from gpavatar.avatars.invertavatar import InvertAvatarConfig
 from gpavatar.data.module import DataConfig
 from gpavatar.training.losses import LossConfig
+from gpavatar.training.prior_config import PriorTrainingConfig
 from gpavatar.types import InputError
 
 
@@ -78,16 +80,25 @@ class LogConfig:
 class TrainConfig:
     """A training."""
 
-    method: Literal["gpavatar"] = "gpavatar"
+    method: Literal["gpavatar", "invertavatar_prior"] = "gpavatar"
     out: str = ""  # folder of the run; outputs/train/NAME of the config where left out
     seed: int = 0
     gpavatar: GPAvatarConfig = field(default_factory=GPAvatarConfig)
+    invertavatar: InvertAvatarConfig = field(default_factory=InvertAvatarConfig)
+    prior: Literal["adversarial", "reconstruction"] = "adversarial"
+    """How `invertavatar_prior` learns: from random people against a discriminator, or as an auto-encoder."""
+    prior_training: PriorTrainingConfig = field(default_factory=PriorTrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def model(self) -> Any:
+        """The config of the networks that are trained."""
+        return self.invertavatar.prior if self.method == "invertavatar_prior" else getattr(self, self.method)
 
 
 def seconds_of(text: str) -> float:

@@ -14,6 +14,7 @@ from gpavatar.data.module import ShardDataModule
 from gpavatar.media.files import whole_file
 from gpavatar.training.checkpointing import Checkpoints
 from gpavatar.training.config import TrainConfig
+from gpavatar.training.module import AvatarTraining
 from gpavatar.version import code_version
 
 BEST = "val/ssim"  # as in the released code
@@ -30,13 +31,17 @@ class Progress:
 
 
 def export_weights(
-    module: LightningModule, data: ShardDataModule, config: TrainConfig, progress: Progress, path: Path
+    module: AvatarTraining, data: ShardDataModule, config: TrainConfig, progress: Progress, path: Path
 ) -> None:
-    """Write the network's present weights and its card, which is also beside it as .md. They appear only when whole."""
+    """Write the networks' present weights and their card, also beside them as .md. They appear only when whole.
+
+    The first of `module.exported` is called `path`, any other `path`_METHOD.
+    """
     card = model_card(config, data, progress)
     head_sha256 = ANY_HEAD if data.head.name == "flame" else data.head.sha256
-    info = WeightsInfo(config.method, data.head.name, head_sha256, config_yaml(getattr(config, config.method)), card)
-    save_weights(module.net.state_dict(), path, info)
+    for part, made in enumerate(module.exported):
+        info = WeightsInfo(made.method, data.head.name, head_sha256, config_yaml(made.config), card)
+        save_weights(made.net.state_dict(), path.with_stem(f"{path.stem}_{made.method}") if part else path, info)
     with whole_file(path.with_suffix(".md")) as temporary:
         temporary.write_text(card, encoding="utf-8")
 

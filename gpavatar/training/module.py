@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ from gpavatar.training.sheet import Sheet
 from gpavatar.training.validation import validation_metrics
 
 SMALL = ("exp_avg", "exp_avg_sq")  # Adam's moments
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Networks that become a weights file."""
+
+    method: str
+    config: Any  # the dataclass that the networks are made from
+    net: nn.Module
 
 
 class AvatarTraining(LightningModule):
@@ -51,6 +61,11 @@ class AvatarTraining(LightningModule):
     @abstractmethod
     def draw(self, batch: Batch) -> Sheet:
         """The pictures that a sheet of samples shows."""
+
+    @property
+    def exported(self) -> tuple[Exported, ...]:
+        """What the training makes: a weights file each, the first under the plain name."""
+        return (Exported(self.config.method, self.config.model, self.net),)
 
     def on_fit_start(self) -> None:
         """The weights are where they will stay."""
@@ -140,7 +155,8 @@ class AvatarTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averages; Lightning brings back the rest. (The optimizer widens its moments itself.)"""
         if self.ema and "ema" in checkpoint:
-            weights = {name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
+            state = checkpoint["state_dict"]
+            weights = {name.removeprefix("net."): state[name] for name in state if name.startswith("net.")}
             self.net.load_state_dict(weights)
             self.ema.load(checkpoint["ema"])
 

@@ -47,9 +47,15 @@ def in_bf16(function: Callable[..., T]) -> Callable[..., T]:
     def wrapped(first: Tensor, *args, **options):
         with torch.autocast(first.device.type, torch.bfloat16):
             result = function(first, *args, **options)
-        return result.float() if isinstance(result, Tensor) else map_tensors(result, Tensor.float)
+        return _widened(result)
 
     return wrapped
+
+
+def _widened(result: T) -> T:
+    if isinstance(result, tuple):
+        return tuple(_widened(one) for one in result)
+    return result.float() if isinstance(result, Tensor) else map_tensors(result, Tensor.float)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from gpavatar.training.checkpointing import Checkpoints, WholeFiles
 from gpavatar.training.config import TrainConfig, seconds_of
 from gpavatar.training.export import Weights
 from gpavatar.training.gpavatar import GPAvatarTraining
+from gpavatar.training.invertavatar_prior import PriorTraining
 from gpavatar.training.logs import CsvLog, wandb_log
 from gpavatar.training.module import AvatarTraining
 from gpavatar.training.progress import StepProgress
@@ -24,7 +25,7 @@ from gpavatar.training.sheet import Sheets
 from gpavatar.training.speed import Speed
 from gpavatar.types import InputError, one_line
 
-MODULES: dict[str, type[AvatarTraining]] = {"gpavatar": GPAvatarTraining}
+MODULES: dict[str, type[AvatarTraining]] = {"gpavatar": GPAvatarTraining, "invertavatar_prior": PriorTraining}
 
 
 def run_training(config: TrainConfig, folder: Path) -> int:

@@ -64,7 +64,7 @@ def _versions() -> str:
 def _check_same_model(old: TrainConfig, new: TrainConfig, folder: Path) -> None:
     if old.method != new.method:
         raise InputError(f"{folder}: holds a run of {old.method}; give another out=")
-    before, after = (_flat(dataclasses.asdict(getattr(config, config.method)), new.method) for config in (old, new))
+    before, after = (_flat(dataclasses.asdict(config.model), new.method) for config in (old, new))
     for key, value in after.items():
         if before.get(key) != value:
             raise InputError(f"{folder}: its run has {key}={before.get(key)}, not {value}; give another out=")
