@@ -11,7 +11,8 @@ data:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ from gpavatar.config import MISSING
 from gpavatar.data.augment import AugmentConfig, HeadMirror
 from gpavatar.data.batch import Batch
 from gpavatar.data.loader import PairLoader, Place, ResidentFrames, StreamedFrames
-from gpavatar.data.sampling import PairFrames, SamplingConfig, pair_frames
-from gpavatar.data.schedule import FixedSchedule, TrainSchedule
+from gpavatar.data.sampling import PairFrames, SamplingConfig, pair_frames, reweighted
+from gpavatar.data.schedule import FixedSchedule, Stage, TrainSchedule
 from gpavatar.data.shard_index import ClipInfo, HeadInfo, Tier
 from gpavatar.data.shards import ShardSet
 from gpavatar.types import InputError
@@ -34,6 +35,8 @@ class SetConfig:
 
     path: str = MISSING  # folder, http(s) address, or "pipe:COMMAND {}"
     weight: float = 1.0  # of all examples this share, once divided by the sum of the weights
+    later: list[float] = field(default_factory=list)  # the weight in each of data.stages; left out: as before
+    kinds: list[str] = field(default_factory=list)  # clips of these alone (real, still, synthetic); left out: all
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class DataConfig:
 
     train: list[SetConfig] = field(default_factory=list)
     val: list[SetConfig] = field(default_factory=list)
+    stages: list[int] = field(default_factory=list)  # epochs from which on the sets have their later weights
+    keep_aside: int = 0
+    """So many people with real clips are not trained on: without `val`, validation takes them. Always the same."""
     train_split: str = "train"
     val_split: str = "val"
     open_only: bool = False  # leave out clips of tier "research"
@@ -94,7 +100,7 @@ class ShardDataModule(LightningDataModule):
         mirror = HeadMirror.of(self.head) if config.augment.flip else None
         on = device if config.resident else torch.device("cpu")
         schedule = TrainSchedule(
-            frames, config.sampling, config.batch_size, num_draws, config.seed, rank, world_size, on
+            frames, config.sampling, config.batch_size, num_draws, config.seed, rank, world_size, on, self._stages()
         )
         if schedule.num_steps == 0:
             raise InputError(f"{num_draws} examples are less than a batch of {config.batch_size} on {world_size} ranks")
@@ -109,7 +115,7 @@ class ShardDataModule(LightningDataModule):
     def val_dataloader(self) -> PairLoader | list:
         """The pairs of validation, as they are; none without validation sets."""
         config = self.config
-        if not config.val:
+        if not (config.val or config.keep_aside):
             return []
         frames, (rank, world_size) = self._frames("val"), self._ranks()
         if len(frames.clips) * config.val_per_clip <= (world_size - 1) * config.batch_size:
@@ -148,13 +154,49 @@ class ShardDataModule(LightningDataModule):
 
     def _opened(self, name: str) -> list[ShardSet]:
         if name not in self._sets:
-            configs = self.config.train if name == "train" else self.config.val
+            configs = self._configs(name)
             if not configs:
                 raise InputError(f"no set to {name} on; give data.{name}, a list of sets with their path")
             self._sets[name] = [ShardSet.open(each.path) for each in configs]
         return self._sets[name]
 
     def _frames(self, name: str) -> PairFrames:
-        config = self.config
-        configs, split = (config.train, config.train_split) if name == "train" else (config.val, config.val_split)
-        return pair_frames(self._opened(name), [each.weight for each in configs], split, config.open_only)
+        config, sets, configs = self.config, self._opened(name), self._configs(name)
+        aside, held_out = self._aside(), name == "val" and not config.val
+        split = config.val_split if name == "val" and config.val else config.train_split
+
+        def wanted(number: int, clip: ClipInfo) -> bool:
+            kinds = configs[number].kinds
+            return (not kinds or clip.kind in kinds) and (clip.identity in aside) == held_out
+
+        if name == "val" and config.val:
+            return pair_frames(sets, [each.weight for each in configs], split, config.open_only)
+        frames = pair_frames(sets, [1.0] * len(sets), split, config.open_only, wanted)
+        return frames if held_out else reweighted(frames, [each.weight for each in configs])
+
+    def _configs(self, name: str) -> list[SetConfig]:
+        """Validation without sets of its own takes real clips of the training sets."""
+        if name == "train" or self.config.val:
+            return self.config.train if name == "train" else self.config.val
+        return [replace(each, kinds=["real"]) for each in self.config.train if not each.kinds or "real" in each.kinds]
+
+    def _aside(self) -> set[str]:
+        """The people that are kept aside: those whose names' SHA-256 are smallest."""
+        if not self.config.keep_aside:
+            return set()
+        wanted = self.config.keep_aside
+        sets = zip(self._opened("train"), self.config.train, strict=True)
+        clips = [clip for shards, one in sets for clip in shards.index.clips if not one.kinds or "real" in one.kinds]
+        real = {clip.identity for clip in clips if clip.kind == "real" and clip.split == self.config.train_split}
+        if len(real) <= wanted:
+            raise InputError(f"data.keep_aside={wanted}: there are only {len(real)} people in real clips")
+        return set(sorted(real, key=lambda name: hashlib.sha256(name.encode()).digest())[:wanted])
+
+    def _stages(self) -> list[Stage]:
+        config, count = self.config, len(self.config.stages)
+        if any(each.later and len(each.later) != count for each in config.train):
+            raise InputError(f"data.train: later must have a weight for each of the {count} stages in data.stages")
+        return [
+            Stage(epoch, [each.later[number] if each.later else each.weight for each in config.train])
+            for number, epoch in enumerate(config.stages)
+        ]

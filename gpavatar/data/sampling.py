@@ -11,8 +11,8 @@ all of `draw_pairs` is torch without a wait for the device, so that streaming an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -64,8 +64,16 @@ class PairFrames:
         return self.rotation.shape[0]
 
 
-def pair_frames(sets: list[ShardSet], weights: list[float], split: str, open_only: bool = False) -> PairFrames:
+def pair_frames(
+    sets: list[ShardSet],
+    weights: list[float],
+    split: str,
+    open_only: bool = False,
+    wanted: Callable[[int, ClipInfo], bool] = lambda number, clip: True,
+) -> PairFrames:
     """All clips of `split` (of tier open, with `open_only`) that hold a source and another frame as its target.
+
+    `wanted` says of each clip of the set of a number whether to take it.
 
     InputError where the sets differ in head or size, a weight is not positive, or a set has no such clip.
     """
@@ -79,7 +87,7 @@ def pair_frames(sets: list[ShardSet], weights: list[float], split: str, open_onl
         chosen = [
             (clip, frames, sources)
             for clip, frames in _frames_of_clips(shards)
-            if clip.split == split and not (open_only and clip.tier != "open")
+            if clip.split == split and not (open_only and clip.tier != "open") and wanted(number, clip)
             if (sources := _num_choices(shards.table.role[frames])) > 0
         ]
         if not chosen:
@@ -111,6 +119,15 @@ def pair_frames(sets: list[ShardSet], weights: list[float], split: str, open_onl
         is_target=table.role != ROLES.index("source"),
         max_count=int(count.max()),
     )
+
+
+def reweighted(frames: PairFrames, weights: list[float]) -> PairFrames:
+    """The same clips, sets weighing otherwise; a set of weight 0 is left out. InputError where none has any."""
+    if len(weights) != int(frames.set_index.max()) + 1 or min(weights) < 0 or not sum(weights) > 0:
+        raise InputError(f"weights of sets {weights}: must be one for each set, not negative, and not all 0")
+    number, new = frames.set_index[frames.first], torch.tensor(weights, dtype=torch.float64)
+    before = torch.zeros_like(new).index_add(0, number, frames.weight)
+    return replace(frames, weight=frames.weight * (new / new.sum() / before)[number])
 
 
 def _frames_of_clips(shards: ShardSet) -> Iterator[tuple[ClipInfo, slice]]:

@@ -6,6 +6,8 @@ plays no part which worker process decodes a batch, or how many there are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +16,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from gpavatar.data.batch import Pairs
-from gpavatar.data.sampling import PairFrames, SamplingConfig, draw_num_sources, draw_pairs, epoch_clips
+from gpavatar.data.sampling import (
+    PairFrames,
+    SamplingConfig,
+    draw_num_sources,
+    draw_pairs,
+    epoch_clips,
+    reweighted,
+)
 
 
 @runtime_checkable
@@ -27,6 +36,14 @@ class Schedule(Protocol):
     def num_steps(self) -> int: ...
 
     def pairs(self, epoch: int, step: int) -> Pairs: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """From this epoch on the sets weigh so."""
+
+    epoch: int
+    weights: list[float]
 
 
 class TrainSchedule:
@@ -46,11 +63,14 @@ class TrainSchedule:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        stages: Sequence[Stage] = (),
     ):
-        """`num_draws`: examples of an epoch, of all ranks together. `device`: where pairs are drawn."""
+        """`num_draws`: examples of an epoch, of all ranks together. `device`: where pairs are drawn. `stages` weigh
+        the sets otherwise from some epoch on."""
         self.frames, self.sampling, self.batch_size, self.num_draws = frames, sampling, batch_size, num_draws
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.device = torch.device(device)
+        self._drawn_from = [(0, frames), *((stage.epoch, reweighted(frames, stage.weights)) for stage in stages)]
         self._there = frames.to(device)
         self._epoch, self._clips = -1, torch.empty(0)
 
@@ -73,7 +93,8 @@ class TrainSchedule:
     def _clips_of(self, epoch: int) -> Int64[Tensor, " draw"]:
         if epoch != self._epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            self._epoch, self._clips = epoch, epoch_clips(self.frames, self.num_draws, rng).to(self.device)
+            frames = [frames for first, frames in self._drawn_from if first <= epoch][-1]
+            self._epoch, self._clips = epoch, epoch_clips(frames, self.num_draws, rng).to(self.device)
         return self._clips
 
 
