@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpavatar.avatars.gpavatar import GPAvatarConfig
+from gpavatar.avatars.gpavatar_lite import GPAvatarLiteConfig
 from gpavatar.avatars.invertavatar import InvertAvatarConfig
 from gpavatar.data.module import DataConfig
 from gpavatar.training.losses import LossConfig
@@ -80,10 +81,11 @@ class LogConfig:
 class TrainConfig:
     """A training."""
 
-    method: Literal["gpavatar", "invertavatar_prior"] = "gpavatar"
+    method: Literal["gpavatar", "gpavatar_lite", "invertavatar_prior"] = "gpavatar"
     out: str = ""  # folder of the run; outputs/train/NAME of the config where left out
     seed: int = 0
     gpavatar: GPAvatarConfig = field(default_factory=GPAvatarConfig)
+    gpavatar_lite: GPAvatarLiteConfig = field(default_factory=GPAvatarLiteConfig)
     invertavatar: InvertAvatarConfig = field(default_factory=InvertAvatarConfig)
     prior: Literal["adversarial", "reconstruction"] = "adversarial"
     """How `invertavatar_prior` learns: from random people against a discriminator, or as an auto-encoder."""

@@ -38,6 +38,11 @@ class LossConfig:
     face_box: float = 0.0  # 1: the released code's term
     face_box_px: int = 256  # side of the face when it is looked at alone
     face_box_margin: float = 1.25  # side of the box over the longer side of the landmarks' box
+    # of gpavatar_lite alone; see training/gpavatar_lite.py
+    alpha: float = 0.0  # λ_α
+    details: float = 0.0  # λ_d, of mouth and eyes
+    depth: float = 0.0  # λ_z, of the rays against the tracked mesh
+    low_epochs: int = 0  # first epochs, in which the rays' picture alone is judged
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from gpavatar.training.checkpointing import Checkpoints, WholeFiles
 from gpavatar.training.config import TrainConfig, seconds_of
 from gpavatar.training.export import Weights
 from gpavatar.training.gpavatar import GPAvatarTraining
+from gpavatar.training.gpavatar_lite import GPAvatarLiteTraining
 from gpavatar.training.invertavatar_prior import PriorTraining
 from gpavatar.training.logs import CsvLog, wandb_log
 from gpavatar.training.module import AvatarTraining
@@ -25,7 +26,11 @@ from gpavatar.training.sheet import Sheets
 from gpavatar.training.speed import Speed
 from gpavatar.types import InputError, one_line
 
-MODULES: dict[str, type[AvatarTraining]] = {"gpavatar": GPAvatarTraining, "invertavatar_prior": PriorTraining}
+MODULES: dict[str, type[AvatarTraining]] = {
+    "gpavatar": GPAvatarTraining,
+    "gpavatar_lite": GPAvatarLiteTraining,
+    "invertavatar_prior": PriorTraining,
+}
 
 
 def run_training(config: TrainConfig, folder: Path) -> int:
@@ -80,7 +85,7 @@ def make_trainer(config: TrainConfig, folder: Path, callbacks: list[Callback], c
         log_every_n_steps=settings.log_every,
         val_check_interval=settings.val_every * settings.accumulate,
         check_val_every_n_epoch=None,
-        limit_val_batches=1.0 if config.data.val else 0,
+        limit_val_batches=1.0 if config.data.val or config.data.keep_aside else 0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module shares the data out
         benchmark=True,
