@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Backend = Literal["auto", "torch", "numba", "scipy", "faiss", "brute"]
+from gpavatar.field.twin import choose_twin
+
+Backend = Literal["auto", "torch", "numba", "scipy", "faiss", "brute", "triton"]
 
 
 @runtime_checkable
@@ -38,13 +40,15 @@ def nearest_index(
     "torch" keeps candidate lists per voxel and runs on any device; "numba" is the same for a CPU, float32. "scipy" (a
     k-d tree, CPU), "faiss" (when installed) and "brute" (every distance; the readable twin) serve where they are faster
     or as a check. "auto" on a CPU: scipy for few queries (`num_queries` per cloud, in all) and float64, else numba;
-    elsewhere torch. Raises ValueError for fewer than `k` points.
+    elsewhere "triton" (the same lists, no wait for the device; CUDA, float32) where it is installed, else torch.
+    Raises ValueError for fewer than `k` points.
     """
     if cloud.shape[1] < k:
         raise ValueError(f"{k} neighbours were asked of a cloud of {cloud.shape[1]} points")
     if backend == "auto":
         on_cpu, few = cloud.device.type == "cpu", num_queries <= TREE_QUERIES or cloud.dtype == torch.float64
-        backend = ("scipy" if few else "numba") if on_cpu else "torch"
+        compiled = choose_twin("exact", cloud.device, gradient=False) == "triton" and cloud.dtype == torch.float32
+        backend = ("scipy" if few else "numba") if on_cpu else "triton" if compiled else "torch"
     return _builder(backend)(cloud.detach(), k)
 
 
@@ -57,6 +61,10 @@ def _builder(backend: Backend) -> Callable[[Tensor, int], NearestIndex]:
         from gpavatar.field.knn_numba import NumbaIndex
 
         return NumbaIndex
+    if backend == "triton":
+        from gpavatar.field.knn_triton import TritonIndex
+
+        return TritonIndex
     if backend == "brute":
         return BruteIndex
     from gpavatar.field import knn_trees
