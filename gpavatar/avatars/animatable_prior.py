@@ -40,7 +40,7 @@ class PriorConfig:
     """Of each of the three generators; the size is that of texture, face window and planes."""
     plane_dim: int = 32
     conditioned_px: tuple[int, int, int] = (32, 64, 128)
-    """Resolutions at which the drawn texture enters G_face."""
+    """Resolutions at which the drawn texture enters G_face, all below that of the backbone."""
     views: tuple[str, ...] = ("front", "left", "right")
     """From where the texture is drawn into planes; released: the front alone."""
     window_centre: tuple[float, float, float] = (0.0, -0.125, 0.25)
@@ -90,7 +90,8 @@ class AnimatablePrior(nn.Module):
         self.config = config
         backbone, style_dim = config.backbone, config.backbone.style_dim
         self.mapping = Mapping(config.mapping, style_dim)
-        self.texture_generator = StyleGenerator(backbone, config.plane_dim)
+        coarse_px, _, fine_px = config.conditioned_px
+        self.texture_generator = StyleGenerator(backbone, config.plane_dim, last_px=fine_px, image_px=coarse_px)
         self.static_generator = StyleGenerator(backbone, 3 * config.plane_dim)
         self.face_generator = FaceGenerator(backbone, config.plane_dim, config.conditioned_px, config.views)
         self.decoder = PlaneDecoder(config.plane_dim, config.feat_dim, config.decoder_dim)

@@ -51,10 +51,11 @@ class FaceGenerator(nn.Module):
         self, config: StyleGeneratorConfig, plane_dim: int, sizes: tuple[int, int, int], views: tuple[str, ...]
     ):
         super().__init__()
+        assert set(sizes) <= set(config.sizes[1:-1]), "the texture enters where something finer follows"
         self.sizes = sizes
         planes = dict.fromkeys(VIEWS[name].plane for name in views)
         self.views = {plane: [n for n, name in enumerate(views) if VIEWS[name].plane == plane] for plane in planes}
-        self.generator = StyleGenerator(config, plane_dim, len(self.views))
+        self.generator = StyleGenerator(config, plane_dim, num_constants=len(self.views))
 
     def forward(
         self, styles: Float[Tensor, "batch layer style"], texture: NeuralTexture, views: FaceViews

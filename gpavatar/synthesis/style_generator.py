@@ -50,7 +50,7 @@ class Level:
     """What a generator has at one resolution."""
 
     feats: Float[Tensor, "batch channel size size"]
-    image: Float[Tensor, "batch out size size"]  # the sum over all resolutions up to this one
+    image: Float[Tensor, "batch out size size"] | None  # the sum over all resolutions up to this one
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,24 @@ Edit = Callable[[Level], Level]
 class StyleGenerator(nn.Module):
     """See the head of this file."""
 
-    def __init__(self, config: StyleGeneratorConfig, out_dim: int, num_constants: int = 1):
-        """`num_constants`: kinds of images that the same layers make, each from a constant of its own."""
+    def __init__(
+        self, config: StyleGeneratorConfig, out_dim: int, *, num_constants: int = 1, last_px: int = 0, image_px: int = 0
+    ):
+        """`num_constants`: kinds of images that the same layers make, each from a constant of its own. Where finer
+        features or images are not needed: `last_px`, the last resolution, and `image_px`, the last with an image."""
         super().__init__()
         self.config = config
-        dims = [config.channels(size) for size in config.sizes]
+        self.sizes = tuple(size for size in config.sizes if size <= (last_px or config.size_px))
+        dims = [config.channels(size) for size in self.sizes]
         self.constants = nn.Parameter(torch.randn(num_constants, dims[0], 4, 4))
         self.first = StyleConv(dims[0], dims[0], config.style_dim)
         self.first_output = ToOutput(dims[0], out_dim, config.style_dim)
         pairs = list(zip(dims, dims[1:], strict=False))
         self.grow = nn.ModuleList(StyleConv(coarse, fine, config.style_dim, upsample=True) for coarse, fine in pairs)
         self.refine = nn.ModuleList(StyleConv(fine, fine, config.style_dim) for _, fine in pairs)
-        self.outputs = nn.ModuleList(ToOutput(fine, out_dim, config.style_dim) for _, fine in pairs)
-        for number, size in enumerate([4, *(size for size in config.sizes[1:] for _ in range(2))]):
+        with_image = [size <= (image_px or config.size_px) for size in self.sizes]
+        self.outputs = nn.ModuleList(ToOutput(fine, out_dim, config.style_dim) for fine in dims[1 : sum(with_image)])
+        for number, size in enumerate([4, *(size for size in self.sizes[1:] for _ in range(2))]):
             self.register_buffer(f"noise{number}", torch.randn(1, 1, size, size))
 
     def forward(
@@ -104,18 +109,19 @@ class StyleGenerator(nn.Module):
         """
         batch = len(styles)
         by_size = {transform.scale.shape[-1]: transform for transform in transforms}
-        assert by_size.keys() <= set(self.config.sizes), "a transform of a resolution that there is not"
+        assert by_size.keys() <= set(self.sizes), "a transform of a resolution that there is not"
         own = styles.unbind(1)
         x = self.first(self.constants[constant].expand(batch, -1, -1, -1), own[0], self._noise(0, batch))
         level = Level(x, self.first_output(x, own[1]))
         levels = [level]
-        for number, size in enumerate(self.config.sizes[1:]):
+        for number, size in enumerate(self.sizes[1:]):
             first, second, output = own[2 * number + 1 : 2 * number + 4]
             x = self.grow[number](level.feats, first, self._noise(2 * number + 1, batch))
             if size in by_size:
                 x = by_size[size](x)
             x = self.refine[number](x, second, self._noise(2 * number + 2, batch))
-            level = Level(x, self.outputs[number](x, output, level.image))
+            image = self.outputs[number](x, output, level.image) if number < len(self.outputs) else None
+            level = Level(x, image)
             level = edit(level) if edit else level
             levels.append(level)
         return tuple(levels)

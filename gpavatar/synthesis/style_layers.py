@@ -103,11 +103,13 @@ class StyleConv(nn.Module):
         self,
         x: Float[Tensor, "batch in height width"],
         style: Float[Tensor, "batch style"],
-        noise: Float[Tensor, "#batch 1 height2 width2"],
+        noise: Float[Tensor, "#batch 1 height2 width2"] | None,
     ) -> Float[Tensor, "batch out height2 width2"]:
-        """`noise` has the size of the output."""
+        """`noise` has the size of the output; None: no noise."""
         x = self.conv(resized(x, 2.0) if self.upsample else x, style) * math.sqrt(2)
-        return leaky(x + self.noise_strength * noise + self.bias[:, None, None])
+        if noise is not None:
+            x = x + self.noise_strength * noise
+        return leaky(x + self.bias[:, None, None])
 
 
 class ToOutput(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -47,8 +46,8 @@ class SuperResolution(nn.Module):
         size = self.config.in_size_px
         if feats.shape[-1] != size:
             feats = functional.interpolate(feats, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        x, image, none = feats, feats[:, :3], torch.zeros_like(feats[:1, :1, :1, :1])
+        x, image = feats, feats[:, :3]
         for grow, refine, output in zip(self.grow, self.refine, self.outputs, strict=True):
-            x = refine(grow(x, style, none), style, none)
+            x = refine(grow(x, style, None), style, None)
             image = output(x, style) + resized(image, 2.0)
         return image

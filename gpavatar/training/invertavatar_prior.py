@@ -154,10 +154,13 @@ class PriorTraining(AvatarTraining):
     def draw(self, batch: Batch) -> Sheet:
         """See `prior_sheet`; the seeds are always the same."""
         head, surface, _ = self._constants
-        rng = torch.Generator(self.device).manual_seed(self.config.seed)
-        person = self.net.styles_of(on_black(batch.source)[:, 0]) if self.net.latent is not None else None
-        styles = self.prior.sample_styles(batch.target.camera, rng) if person is None else person
-        return prior_sheet(self.prior, styles, batch.target, head, surface)
+        if self.net.latent is not None:
+            styles = self.net.styles_of(on_black(batch.source)[:, 0])
+        else:
+            rng = torch.Generator(self.device).manual_seed(self.config.seed)
+            styles = self.prior.sample_styles(batch.target.camera, rng)
+        raw_px = self.schedule.raw_px(self._images(batch))
+        return prior_sheet(self.prior, styles, batch.target, head, surface, raw_px)
 
     def configure_optimizers(self) -> Any:
         """Adam for the generators and for the discriminator, with equalised rates; both follow `rate_factor`."""

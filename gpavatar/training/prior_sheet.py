@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from gpavatar.face.morphable import MorphableHead
 from gpavatar.face.plane_views import FaceSurface
 from gpavatar.training.losses import on_black
 from gpavatar.training.sheet import Sheet, as_grey, enlarged
-from gpavatar.types import HeadParams
+from gpavatar.types import HeadParams, map_tensors
 
 TRUNCATIONS = (0.7, 0.35, 0.0)
 STEPS = (1 / 3, 2 / 3)
@@ -28,8 +29,9 @@ def prior_sheet(
     target: Views,
     head: MorphableHead,
     surface: FaceSurface,
+    raw_px: int = 0,
 ) -> Sheet:
-    """A row per person, posed and looked at as the target is.
+    """A row per person, posed and looked at as the target is; `raw_px` as `size_px` in `AnimatablePrior.render`.
 
     Columns: the target; the person, its raw rendering, opacity and nearness; truncated styles, down to the mean face;
     styles between this person and the next; the neutral face and single expressions.
@@ -37,7 +39,7 @@ def prior_sheet(
     mean, following = prior.mean_styles(len(styles)), styles.roll(-1, 0)
 
     def drawn(styles: Tensor, params: HeadParams = target.params) -> PriorOutput:
-        return prior(styles, prior.views(head.verts(params), surface), target.camera)
+        return prior(styles, prior.views(head.verts(params), surface), target.camera, size_px=raw_px)
 
     def columns() -> Iterator[tuple[str, Tensor]]:
         person, size = drawn(styles), target.image.shape[-1]
@@ -55,17 +57,14 @@ def prior_sheet(
 
     names, pictures = zip(*columns(), strict=True)
     shape = pictures[0].shape
-    sized = [torch.nn.functional.interpolate(one, shape[-2:], mode="area").expand(shape) for one in pictures]
+    sized = [functional.interpolate(one, shape[-2:], mode="area").expand(shape) for one in pictures]
     return Sheet(names, torch.stack(sized, 1).clamp(0, 1))
 
 
 def sweep(params: HeadParams, head: MorphableHead) -> Iterator[tuple[str, HeadParams]]:
     """The people of `params` with a neutral face, and with one expression at a time; for a head whose expressions have
     no such names its first four, at two standard deviations."""
-    calm = replace(
-        HeadParams(*(torch.zeros_like(t) for t in (params.shape, params.expression, params.jaw_pose, params.neck_pose,
-                                                   params.eye_pose))), shape=params.shape
-    )  # fmt: skip
+    calm = replace(map_tensors(params, torch.zeros_like), shape=params.shape)
     yield "neutral", calm
     named = any(name.startswith(SWEEP[0]) for name in head.expression_names)
     for number, word in enumerate(SWEEP if named else head.expression_names[: len(SWEEP)]):
