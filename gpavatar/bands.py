@@ -1,14 +1,15 @@
-"""Rows of a picture shared out among threads, for compiled kernels that release the GIL."""
+"""Work shared out among threads, for compiled kernels and tensor operations, which release the GIL."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
+from threadpoolctl import threadpool_limits
 
 MAX_THREADS = 8
 LEAST_ROWS = 16  # of a band; less work than that is not worth waking a thread
@@ -24,6 +25,28 @@ def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
     limits = [rows * band // bands for band in range(bands + 1)]
     waiting = [_pool(os.getpid()).submit(kernel, a, b) for a, b in itertools.pairwise(limits[1:])]
     kernel(limits[0], limits[1])
+    _finish(waiting)
+
+
+def in_pieces(count: int, size: int, work: Callable[[int, int], None]) -> None:
+    """Call `work(first, end)` on pieces of `size` that together cover [0, count); a thread that is done takes the next.
+
+    For tensor operations: each of the threads computes alone, so that they do not wait for each other.
+    """
+    pieces = iter(range(0, count, size))
+
+    def some() -> None:
+        for first in pieces:  # one `range_iterator`, whose steps the GIL keeps apart
+            work(first, min(first + size, count))
+
+    threads = min(torch.get_num_threads(), MAX_THREADS, -(-count // size))
+    if threads <= 1:
+        some()
+    else:
+        _finish([_pool(os.getpid()).submit(some) for _ in range(threads)])
+
+
+def _finish(waiting: list[Future]) -> None:
     for future in waiting:
         future.result()
 
@@ -31,4 +54,10 @@ def in_bands(rows: int, kernel: Callable[[int, int], None]) -> None:
 @lru_cache(maxsize=1)
 def _pool(_process_id: int) -> ThreadPoolExecutor:
     """One pool a process: threads do not survive a fork."""
-    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="bands")
+    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="bands", initializer=_alone)
+
+
+def _alone() -> None:
+    """Tensor operations of this thread have no helpers. (torch.set_num_threads would reach other threads too.)"""
+    torch.get_num_threads()  # the first call in a thread sets what the next line changes
+    threadpool_limits(1, user_api="openmp")
