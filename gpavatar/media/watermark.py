@@ -4,8 +4,9 @@ Direct-sequence spread spectrum (Cox, Kilian, Leighton and Shamoon, "Secure spre
 multimedia", IEEE Trans. Image Processing 1997) in a tile that repeats over the picture, so that what is left after a
 crop still holds all of it (Honsinger and Rabbani, "Data embedding using phase dispersion", 2000). A quarter of the
 tile is the same in every mark and tells the reader (`watermark_reader.py`) where it is and at what scale; the rest
-carries the channel bits of `watermark_code.py`. The pattern is loud where the picture is busy and faint where it is
-flat, and it lies between 1/17 and 1/7 cycles per pixel: higher frequencies do not survive H.264, lower ones are seen.
+carries the channel bits of `watermark_code.py`. The pattern is faint where the picture is flat, louder where structure
+hides it, and fainter again where there is so much structure that it drowns. It lies between 1/17 and 1/7 cycles per
+pixel: higher frequencies do not survive H.264, lower ones are seen.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ SMALL_PX = 160  # below this side a picture holds too little of a tile: the patt
 
 # Amplitude in grey levels of 255 (root mean square of what is added): in flat areas the first over the side of the
 # picture in pixels, within bounds (below the lower, rounding to whole levels erases the pattern); there in black, by
-# how much more; per grey level of local standard deviation; at most; and over the whole frame (42.2 dB).
+# how much more; per grey level of local standard deviation; at most; and over the whole frame (42.2 dB). Beyond BUSY
+# grey levels of deviation it falls with the root of the deviation: there a grey level of it tells the reader least, a
+# quarter of what it tells in flat areas, and costs most bits of a compressed file.
 FLAT_PX, FLAT_BOUNDS, IN_BLACK = 384.0, (0.6, 1.9), 0.8
-PER_DEVIATION, LOUDEST, LOUDEST_FRAME = 0.12, 2.6, 1.95
+PER_DEVIATION, LOUDEST, LOUDEST_FRAME, BUSY = 0.12, 2.6, 1.95, 8.0
 DARK_LEVEL = 48.0  # below it a screen shows a grey level ever less
 
 
@@ -52,10 +55,10 @@ def add_watermark(image_u8: UInt8[np.ndarray, "height width 3"], payload: int) -
 
 
 def amplitude(image_u8: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "height width"]:
-    """How loud the pattern may be at each pixel, grey levels: flat + PER_DEVIATION · local deviation, up to LOUDEST.
+    """How loud the pattern is at each pixel, grey levels: min(flat + PER_DEVIATION · d, LOUDEST) · min(1, √(BUSY / d)).
 
-    The deviation is that of the brightness in a window of 10 pixels; busy surroundings hide a pattern (masking). In
-    flat areas a larger picture needs less, because it holds more tiles, and a dark one bears more.
+    d is the standard deviation of the brightness in a window of 10 pixels; busy surroundings hide a pattern (masking).
+    In flat areas a larger picture needs less, because it holds more tiles, and a dark one bears more.
     """
     height, width = image_u8.shape[:2]
     flat = min(max(FLAT_PX / np.sqrt(height * width), FLAT_BOUNDS[0]), FLAT_BOUNDS[1])
@@ -66,6 +69,7 @@ def amplitude(image_u8: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray
     deviation = np.sqrt(np.maximum(cv2.blur(small * small, (5, 5)) - mean * mean, 0))
     darkness = np.maximum(1 - mean * np.float32(1 / DARK_LEVEL), 0)
     loudness = np.minimum(flat * (1 + IN_BLACK * darkness) + PER_DEVIATION * deviation, LOUDEST).astype(np.float32)
+    loudness *= np.sqrt(BUSY / np.maximum(deviation, BUSY))
     return cv2.resize(cv2.blur(loudness, (5, 5)), (width, height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -29,11 +29,11 @@ from gpavatar.media.watermark import (
     tile_pattern,
 )
 from gpavatar.media.watermark_code import CHANNEL_BITS
-from gpavatar.media.watermark_reader import read_watermark
+from gpavatar.media.watermark_reader import FINE_PX, direction_filters, read_watermark
 
 PAYLOAD = 0xC0FFEE42
 # Channel bits that were wrong when this was written.
-MEASURED = {"as written": 0.01, "crf 28": 0.12, "resized": 0.02, "cropped": 0.02, "all three": 0.22}
+MEASURED = {"as written": 0.01, "crf 28": 0.08, "resized": 0.02, "cropped": 0.03, "all three": 0.18}
 PHOTO = np.ascontiguousarray(astronaut()[:384, 48:432])
 
 
@@ -173,6 +173,15 @@ def test_busy_places_carry_more_than_flat_ones():
     assert loud[:, 140:].min() > 1.2 * loud[:, :116].max()
 
 
+def test_where_there_is_most_structure_the_mark_is_no_loudest():
+    """Deviations of about 5, 9 and 40 grey levels: the loudness rises, and falls where the mark would drown."""
+    noise = np.random.default_rng(0).standard_normal((256, 256, 1)).repeat(3, 2)
+    calm, busy, wild = (
+        amplitude(np.clip(128 + level * noise, 0, 255).astype(np.uint8)).mean() for level in (8, 18, 80)
+    )
+    assert 1.1 * calm < busy and wild < 0.7 * busy
+
+
 def test_a_large_flat_picture_is_marked_more_faintly():
     small, large = (amplitude(np.full((side, side, 3), 128, np.uint8)).mean() for side in (256, 512))
     assert large == pytest.approx(small / 2, rel=1e-3)
@@ -200,7 +209,7 @@ def test_any_cut_and_any_scale_of_a_picture_is_read(left, top, scale):
     marked = add_watermark(PHOTO, PAYLOAD)[top:, left:]
     size = [round(scale * side) for side in marked.shape[1::-1]]
     reading = read_watermark([cv2.resize(marked, size, interpolation=cv2.INTER_LINEAR)])
-    assert reading.payload == PAYLOAD and reading.scale == pytest.approx(scale, rel=0.02)
+    assert reading.payload == PAYLOAD and reading.scale == pytest.approx(scale, rel=0.03)
 
 
 def test_a_picture_that_hides_everything_gets_no_more_than_its_share():
@@ -209,9 +218,19 @@ def test_a_picture_that_hides_everything_gets_no_more_than_its_share():
     assert 42 <= psnr_db(noise, add_watermark(noise, PAYLOAD))
 
 
-def test_jpeg_of_quality_50_is_read():
-    _, data = cv2.imencode(".jpg", add_watermark(PHOTO, PAYLOAD), [cv2.IMWRITE_JPEG_QUALITY, 50])
-    assert read_watermark([cv2.imdecode(data, cv2.IMREAD_COLOR)]).payload == PAYLOAD
+def test_jpeg_of_quality_25_is_read():
+    """10 % of wrong bits when this was written; 17 % where the directions are not looked at one by one."""
+    _, data = cv2.imencode(".jpg", add_watermark(PHOTO, PAYLOAD), [cv2.IMWRITE_JPEG_QUALITY, 25])
+    reading = read_watermark([cv2.imdecode(data, cv2.IMREAD_COLOR)])
+    assert reading.payload == PAYLOAD and reading.bit_error < 0.135
+
+
+@pytest.mark.parametrize("size", [(40, 40), (31, 54)])
+def test_the_directions_make_up_the_whole(size):
+    """Their filters sum to 5/4 of a high-pass: none of the picture's fine structure is lost, none counted double."""
+    together = direction_filters(*size).sum(0) / 1.25
+    y, x = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None]
+    assert together == pytest.approx(1 - np.exp(-2 * (np.pi * FINE_PX) ** 2 * (x * x + y * y)), abs=1e-5)
 
 
 def test_another_mark_is_another_payload():
