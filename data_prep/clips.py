@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from data_prep.choose import choose
+from data_prep.crop import crop_of, following_crops
 from data_prep.cut import AttentiveDetector, Shot, shots
 from data_prep.footage import Footage, frames_of, full_size
 from data_prep.manifest import (
@@ -32,9 +33,10 @@ from data_prep.manifest import (
 )
 from data_prep.matte import MattedFrame, matted_frame
 from data_prep.settings import PrepConfig
-from data_prep.verify import OCCLUDED, RESIDUAL, crop_of, measure, residual, verdict
+from data_prep.verify import OCCLUDED, RESIDUAL, measure, residual, verdict
 from gpavatar.data.shards import ClipInfo, HeadInfo, pack_clip
 from gpavatar.face.open_head import OpenHead
+from gpavatar.media.align import CropBox
 from gpavatar.reenact import sha256_of
 from gpavatar.streaming import prefetch
 from gpavatar.tracking.sources import yaw_pitch_deg
@@ -165,12 +167,20 @@ def _keep(records: list[ClipRecord], footage: Footage, place: Workplace, config:
     with closing(_pictures(footage, records)) as pictures:
         for record in records:
             track = load_track(place.track_file(record.clip))
+            boxes = _boxes(record, track, config)
             # one full picture at a time: at 4K those of a clip would take a gigabyte
             matted = [
-                matted_frame(next(pictures), record, track, index, config.size_px, config.matte_px)
+                matted_frame(next(pictures), record, track, index, boxes[index], config)
                 for index in record.choose.frames
             ]
             _write_part(record, matted, place, config)
+
+
+def _boxes(record: ClipRecord, track: Track, config: PrepConfig) -> list[CropBox]:
+    """The square of every frame."""
+    if config.crop.rule == "head":
+        return following_crops(track, Tools.of_process().head, record.cut.width_px / track.width_px)
+    return [CropBox(record.crop.x_px, record.crop.y_px, record.crop.side_px)] * len(track)
 
 
 def _pictures(footage: Footage, records: list[ClipRecord]) -> Iterator[np.ndarray]:

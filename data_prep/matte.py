@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data_prep.manifest import ClipRecord, CropRecord
+from data_prep.crop import cut, on_black
+from data_prep.manifest import ClipRecord
+from data_prep.settings import PrepConfig
 from gpavatar.data.sample import Sample
-from gpavatar.media.align import FACE_OVAL, CropBox, resample_u8
+from gpavatar.media.align import FACE_OVAL, CropBox
 from gpavatar.media.image import resize_u8, to_float, to_u8
 from gpavatar.pretrained.matting import Matte, matte
 from gpavatar.types import Track
@@ -27,24 +29,23 @@ class MattedFrame:
 
 
 def matted_frame(
-    image_u8: UInt8[np.ndarray, "height width 3"], record: ClipRecord, track: Track, index: int, size_px: int,
-    matte_px: int,
+    image_u8: UInt8[np.ndarray, "height width 3"], record: ClipRecord, track: Track, index: int, box: CropBox,
+    config: PrepConfig,
 ) -> MattedFrame:  # fmt: skip
-    """The frame `index` of a clip, from its full picture and the clip's track (in pixels of a smaller one)."""
+    """The frame `index` of a clip under `box`, from its full picture; the clip's track is of a smaller one."""
     height_px, width_px = image_u8.shape[:2]
-    box = _box(record.crop)
-    cropped_u8 = resample_u8(
-        image_u8, box.x_px, box.y_px, box.x_px + box.side_px, box.y_px + box.side_px, size_px, size_px
-    )
+    size_px = config.size_px
+    part = cut(image_u8, box, size_px)
     frame = track.frame(index)
     landmarks_px = box.to_crop_px(frame.landmarks_px * (width_px / track.width_px), size_px)
-    alpha_u8, person = _alpha(cropped_u8, min(matte_px, size_px))
+    alpha_u8, person = _alpha(part.image_u8, min(config.matte_px, size_px))
+    alpha_u8 = alpha_u8 * part.inside
     sample = Sample(
         clip=record.clip,
         identity=record.identity,
         frame_index=record.cut.first_frame + index,
         time_s=frame.time_s,
-        image_u8=cropped_u8,
+        image_u8=on_black(part.image_u8, alpha_u8) if config.crop.background == "black" else part.image_u8,
         alpha_u8=alpha_u8,
         params=frame.params,
         camera=frame.camera.crop(*box.normalised(width_px, height_px)),
@@ -69,7 +70,3 @@ def _alpha(image_u8: np.ndarray, matte_px: int) -> tuple[np.ndarray, Matte]:
         size = image_u8.shape[:2]
         alpha = torch.nn.functional.interpolate(alpha[None], size=size, mode="bicubic", antialias=False)[0]
     return to_u8(alpha), person
-
-
-def _box(crop: CropRecord) -> CropBox:
-    return CropBox(crop.x_px, crop.y_px, crop.side_px)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from gpavatar.data.sample import Encoding
 
@@ -48,6 +49,14 @@ class ChooseConfig:
 
 
 @dataclass(frozen=True)
+class CropConfig:
+    """Which square of a picture is kept, and what the person is before."""
+
+    rule: Literal["clip", "head"] = "clip"  # one for the whole clip, or one that follows the head, as GAGAvatar's does
+    background: Literal["kept", "black"] = "kept"
+
+
+@dataclass(frozen=True)
 class PrepConfig:
     """Everything that decides what comes out; runs with another config do not share their work."""
 
@@ -56,9 +65,13 @@ class PrepConfig:
     cut: CutConfig = field(default_factory=CutConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     choose: ChooseConfig = field(default_factory=ChooseConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
     encoding: Encoding = field(default_factory=Encoding)
 
     @property
     def sha256(self) -> str:
-        """Of all values."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Of all values; the crop's, which came later, only where they differ: what was begun before them goes on."""
+        values = asdict(self)
+        if self.crop == CropConfig():
+            del values["crop"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from data_prep.cut import Shot
 from data_prep.manifest import CropRecord, CutRecord, VerifyRecord
 from data_prep.settings import FilterConfig
 from gpavatar.face.morphable import MorphableHead
-from gpavatar.media.align import FACE_OVAL, stable_crop
+from gpavatar.media.align import FACE_OVAL
 from gpavatar.types import Track
 
 NO_FACE, SEVERAL, CUTS, SHORT, SLOW = "no face", "several faces", "cuts", "too short", "too few frames per second"
@@ -43,18 +43,6 @@ def measure(shot: Shot, scale: float, config: FilterConfig) -> VerifyRecord:
         face_px=float((outline.amax(1) - outline.amin(1)).amax(1).median()) * scale,
         sharpness=float(np.median([frame.sharpness for frame in seen])),
     )
-
-
-def crop_of(shot: Shot, scale: float) -> CropRecord:
-    """Stage crop: one square around head and shoulders for the whole clip, as much as the picture has of it.
-
-    GPAvatar appendix A.2: heads and shoulders are cropped from the videos. Nothing beyond the picture is made up: where
-    the square does not fit it is moved, and shrunk.
-    """
-    sighting = shot.frames[0].sighting
-    landmarks_px = torch.stack([frame.sighting.face.landmarks_px for frame in shot.seen])
-    box = stable_crop(landmarks_px).kept_inside(sighting.width_px, sighting.height_px, least=0.0)
-    return CropRecord(box.x_px * scale, box.y_px * scale, box.side_px * scale)
 
 
 def verdict(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gpavatar.data.shards import ShardSet
-from gpavatar.evaluation.protocols import ClipPlan, ProtocolConfig
+from gpavatar.evaluation.protocols import ClipPlan, ProtocolConfig, absent_videos
 from gpavatar.version import code_version
 
 PACKAGES = ("torch", "mediapipe", "numpy")
@@ -35,6 +35,7 @@ class Conditions:
     num_identities: int
     clips: tuple[str, ...]
     no_targets: tuple[str, ...]  # clips in which no frame differs enough
+    absent: tuple[str, ...]  # videos of the protocol that the set lacks
     sources: tuple[int, ...]  # N
     targets: str
     metrics: tuple[str, ...]  # lines: trunk, networks, detectors, penalties
@@ -65,6 +66,7 @@ def conditions(
         num_identities=len({plan.identity for plan in plans}),
         clips=tuple(plan.clip for plan in plans),
         no_targets=tuple(plan.clip for plan in plans if not any(take.driving == plan.clip for take in plan.takes)),
+        absent=absent_videos([plan.clip for plan in plans], config.videos),
         sources=config.numbers,
         targets=_targets(config, plans),
         metrics=metrics,

@@ -18,7 +18,7 @@ from gpavatar.media.image import resize_u8
 
 COLOURS = ("#6b7280", "#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 260, 56, 12, 30, 36
-NUM_TICKS = 4
+MAX_STEPS = 4
 PICTURE_PX, JPEG_QUALITY = 256, 85
 
 
@@ -33,7 +33,8 @@ class Line:
 def curve_svg(title: str, lines: Sequence[Line]) -> str:
     """Means with their intervals over N (on a logarithmic axis), one colour per method."""
     numbers = sorted({n for line in lines for n, _ in line.points})
-    low, high = _range([value for line in lines for _, value in line.points])
+    ticks = _ticks([value for line in lines for _, value in line.points])
+    low, high = ticks[0], ticks[-1]
 
     def x(n: int) -> float:
         first, last = math.log2(numbers[0]), math.log2(numbers[-1])
@@ -43,10 +44,11 @@ def curve_svg(title: str, lines: Sequence[Line]) -> str:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<text x="{LEFT}" y="16" class="title">{html.escape(title)}</text>']
-    for tick in np.linspace(low, high, NUM_TICKS):
+    for tick in ticks:
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" class="grid"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" class="value">{tick:.4g}</text>')
-    parts += [f'<text x="{x(n):.1f}" y="{HEIGHT - 14}" class="count">{n}</text>' for n in numbers]
+    parts += [f'<text x="{x(n):.1f}" y="{HEIGHT - 18}" class="count">{n}</text>' for n in numbers]
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" class="count">sources</text>')
     for index, line in enumerate(lines):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{x(n):.1f},{y(value.mean):.1f}" for n, value in line.points)
@@ -81,8 +83,12 @@ def picture(image_u8: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
     return f'<figure><img src="data:image/jpeg;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
-def _range(values: Sequence[Estimate]) -> tuple[float, float]:
+def _ticks(values: Sequence[Estimate]) -> list[float]:
+    """Round numbers around all means and intervals: steps of 1, 2, 2.5 or 5 times a power of ten."""
     ends = [end for v in values for end in (v.mean, v.low, v.high) if not math.isnan(end)]
     low, high = min(ends), max(ends)
-    room = max((high - low) * 0.08, abs(high) * 1e-3, 1e-9)
-    return low - room, high + room
+    least = max((high - low) / MAX_STEPS, abs(high) * 1e-3, 1e-9)
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= least)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    return [step * number for number in range(first, last + 1)]

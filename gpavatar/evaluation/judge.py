@@ -15,6 +15,7 @@ from gpavatar.camera import Camera
 from gpavatar.data.shards import Sample, ShardSet
 from gpavatar.evaluation.depth import ShowsDepth, depth_columns, stacked_depth
 from gpavatar.evaluation.metrics import (
+    CHUNK,
     FRAME,
     Column,
     FaceReadings,
@@ -51,6 +52,7 @@ class Truth:
 
     target: Target
     depth: Float[Tensor, "frame 1 height width"] | None
+    features: Float[Tensor, "frame feature"]  # Inception's, for FID; no frames where not asked for
 
 
 class Judge:
@@ -60,9 +62,8 @@ class Judge:
         self.shards, self.config, self.scorer = shards, config, scorer
         self._synthetic: SyntheticTruth | None = None
         self._clip = ""
-        self._truths: dict[
-            str, Truth | None
-        ] = {}  # by task; these two are of one clip, which method after method shows
+        # by task; these two are of one clip, which method after method shows
+        self._truths: dict[str, Truth | None] = {}
         self._sources: dict[int, SourceFrame] = {}
         self._readings: dict[tuple[int, ...], FaceReadings] = {}
         self._inception = None
@@ -117,12 +118,13 @@ class Judge:
                 return None
             self._synthetic = self._synthetic or SyntheticTruth(self.shards)
             true = self._synthetic.frames(self._sample(plan.sources[0][0]), poses)
-            return Truth(self.scorer.target(true.images.clamp(0, 1), true.alpha.clamp(0, 1)), true.depth)
+            target = self.scorer.target(true.images.clamp(0, 1), true.alpha.clamp(0, 1))
+            return Truth(target, true.depth, self._features(target.images))
         samples = [self._sample(row) for row in take.rows]
         images, alpha = (torch.stack([getattr(one, name) for one in samples]) for name in ("image", "alpha"))
         target = self.scorer.target(images, alpha)
         self._readings[take.rows] = target.readings
-        return Truth(target, stacked_depth([one.depth for one in samples]))
+        return Truth(target, stacked_depth([one.depth for one in samples]), self._features(target.images))
 
     def _scored(
         self, label: str, plan: ClipPlan, take: Take, num_sources: int, outputs: Outputs, truth: Truth | None
@@ -136,7 +138,6 @@ class Judge:
             if outputs.depth is not None and truth.depth is not None:
                 columns += depth_columns(outputs.depth, truth.depth, truth.target.weights)
             columns += self._over_time(take, outputs, truth, columns)
-        features, true_features = self._features(outputs.images, truth)
         return TakeScores(
             method=label,
             task=take.task,
@@ -147,8 +148,8 @@ class Judge:
             rows=take.rows,
             frame_index=tuple(self.shards.table.frame_index[list(take.rows)].tolist()),
             columns=tuple(columns),
-            features=features,
-            true_features=true_features,
+            features=self._features(outputs.images) if truth else NO_FEATURES,
+            true_features=truth.features if truth else NO_FEATURES,
         )
 
     def _over_time(self, take: Take, outputs: Outputs, truth: Truth, columns: list[Column]) -> list[Column]:
@@ -165,14 +166,15 @@ class Judge:
     def _views(self, take: Take) -> Tensor:
         return self.shards.table.view[list(take.rows)]
 
-    def _features(self, images: Tensor, truth: Truth | None) -> tuple[Tensor, Tensor]:
-        if not self.config.fid or truth is None:
-            return NO_FEATURES, NO_FEATURES
+    def _features(self, images: Tensor) -> Float[Tensor, "frame feature"]:
+        """What FID compares; nothing where it is not asked for."""
+        if not self.config.fid:
+            return NO_FEATURES
         if self._inception is None:
             from gpavatar.pretrained.inception import Inception
 
             self._inception = Inception()
-        return self._inception(images), self._inception(truth.target.images)
+        return torch.cat([self._inception(part) for part in images.split(CHUNK)])
 
     def _source(self, row: int) -> SourceFrame:
         if row not in self._sources:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,13 +39,15 @@ class ProtocolConfig:
     tasks: list[str] = field(default_factory=lambda: [SELF, CROSS])
     sources: dict[int, list[float]] = field(default_factory=dict)  # N -> where its N sources stand, the first first
     measured: list[int] = field(default_factory=list)  # those of the N that are measured; none: all
-    clips: int = 0  # the first so many of the set; 0: all
+    videos: list[str] = field(default_factory=list)  # of each the first clip that is called so and _; none: all clips
+    clips: int = 0  # the first so many of them; 0: all
     frames: int = 0  # of each clip, evenly spaced, sources and targets among them; 0: all
     sources_within: int = 0  # sources stand among the first so many frames; 0: anywhere
     targets_last: int = 0  # only the last so many frames are scored; 0: any
     targets: int = 0  # of the frames that may be scored so many, evenly spaced; 0: all
     min_turn_deg: float = 0.0  # a scored frame differs from the first source by so much head rotation,
     min_shift: float = 0.0  # or by so much of the distance between the eyes in the mean of its landmarks
+    driver: Literal["half", "next"] = "half"  # in the task cross: the clip half the list further on, or the next one
     identity: str = "arcface"  # network of CSIM: arcface, or sface, which is free for every use
     trunk: str = "alex"  # of LPIPS: alex or vgg
     independent: bool = True  # also dlib's points, an extra package
@@ -102,18 +105,24 @@ def plan_clips(shards: ShardSet, config: ProtocolConfig) -> list[ClipPlan]:
     """The frames of every clip of the split, clips in the order of their names.
 
     A frame that is a source at any N is scored at no N, so that all N are scored on the same frames. In the task cross
-    each clip is driven by the clip half the list further on, or the next one after that of somebody else. The task
+    each clip is driven by the clip that `driver` says, or the next one after that of somebody else. The task
     novel_view asks for the first source's instant as the other cameras saw it. Raises InputError for a protocol that
     the set cannot serve.
     """
     _check(config, shards)
     names = sorted(clip.clip for clip in shards.index.clips if config.split in ("", clip.split) and clip.num_frames > 1)
-    names = names[: config.clips or None]
+    names = _of_videos(names, config.videos)[: config.clips or None]
     if not names:
-        raise InputError(f"{shards.root}: no clips in the split {config.split!r}; give split=...")
+        raise InputError(f"{shards.root}: no clips in the split {config.split!r}; give split=... or videos=[...]")
     position = {clip.clip: index for index, clip in enumerate(shards.index.clips)}
     clips = [_choose(shards, position[name], config) for name in names]
-    return [_plan(clip, _driver(clips, at), config) for at, clip in enumerate(clips)]
+    step = len(clips) // 2 if config.driver == "half" else 1
+    return [_plan(clip, _driver(clips, at, step), config) for at, clip in enumerate(clips)]
+
+
+def absent_videos(clips: Sequence[str], videos: Sequence[str]) -> tuple[str, ...]:
+    """The videos of a protocol of which there is no clip: those that no longer can be had."""
+    return tuple(video for video in videos if not any(clip.startswith(f"{video}_") for clip in clips))
 
 
 def differs(source: Sample, samples: Sequence[Sample], min_turn_deg: float, min_shift: float) -> Bool[Tensor, " frame"]:
@@ -135,6 +144,12 @@ def evenly(rows: Sequence[int], count: int) -> list[int]:
     if count == 0 or len(rows) <= count:
         return list(rows)
     return [rows[at] for at in torch.linspace(0, len(rows) - 1, count).round().long().tolist()]
+
+
+def _of_videos(clips: list[str], videos: Sequence[str]) -> list[str]:
+    """The first clip of each video; all clips where no videos are named."""
+    of = [next((clip for clip in clips if clip.startswith(f"{video}_")), None) for video in videos]
+    return sorted(clip for clip in of if clip is not None) if videos else clips
 
 
 def _choose(shards: ShardSet, clip: int, config: ProtocolConfig) -> _Clip:
@@ -165,9 +180,9 @@ def _placed(shards: ShardSet, rows: list[int], places: list[float], clip: str) -
     return tuple(rows[index] for index in at)
 
 
-def _driver(clips: list[_Clip], at: int) -> _Clip | None:
+def _driver(clips: list[_Clip], at: int, step: int) -> _Clip | None:
     """Whom the clip at this place is driven by: a fixed one of somebody else; None where nobody else has targets."""
-    around = [clips[(at + len(clips) // 2 + step) % len(clips)] for step in range(len(clips))]
+    around = [clips[(at + step + more) % len(clips)] for more in range(len(clips))]
     return next((one for one in around if one.identity != clips[at].identity and one.targets), None)
 
 

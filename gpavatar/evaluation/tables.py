@@ -57,6 +57,7 @@ def conditions_table(conditions: Conditions) -> Table:
         ("intervals", c.intervals),
         ("clips without a scored frame", ", ".join(c.no_targets) or "none"),
         ("clips", ", ".join(c.clips)),
+        *([("videos that the set lacks", ", ".join(c.absent))] if c.absent else []),
         ("code", c.commit),
         ("machine", f"{c.machine}; {', '.join(c.versions)}"),
     ]
@@ -97,20 +98,25 @@ def task_tables(summary: Summary, task: str, numbers: Sequence[int] | None = Non
 
 
 def curve_table(summary: Summary) -> Table | None:
-    """What each step to more sources changes, on the same frames; None for a single N."""
-    rows = [
-        (
-            step.method, step.task, step.region, _label(step.metric, arrow=False), f"{step.fewer} → {step.more}",
-            _estimate(step.change, step.metric, sign=True), VERDICTS[step.verdict],
-        )
-        for step in summary.steps
-    ]  # fmt: skip
-    notes = (
+    """What each step to more sources changes, on the same frames; None for a single N.
+
+    A method in which nothing changes at all (the source copy) is named below the table.
+    """
+    steps = list(dict.fromkeys((step.fewer, step.more) for step in summary.steps))
+    cells: dict[tuple[str, ...], dict[tuple[int, int], str]] = {}
+    for step in summary.steps:
+        row = (step.method, step.task, step.region, _label(step.metric, arrow=False))
+        said = f"{_estimate(step.change, step.metric, sign=True)} {VERDICTS[step.verdict]}"
+        cells.setdefault(row, {})[step.fewer, step.more] = said.strip()
+    same = [m for m in summary.methods if all(_nothing(step.change) for step in summary.steps if step.method == m)]
+    rows = [(*row, *(of.get(step, "–") for step in steps)) for row, of in cells.items() if row[0] not in same]
+    notes = [
         "paired by frame, mean over identities, 95 % interval",
         "PSNR: holds where the whole interval is above −0.05 dB, WORSE where all of it is below, else not shown",
-    )
-    head = ("method", "task", "region", "metric", "sources", "change", "never worse")
-    return Table("From fewer to more sources", head, tuple(rows), notes) if rows else None
+        *(f"{method}: the same at every number of sources" for method in same),
+    ]
+    head = ("method", "task", "region", "metric", *(f"{fewer} → {more}" for fewer, more in steps))
+    return Table("From fewer to more sources", head, tuple(rows), tuple(notes)) if steps else None
 
 
 def timings_table(results: Sequence[ClipScores]) -> Table:
@@ -151,6 +157,10 @@ def _estimate(value: Estimate, metric: str, sign: bool = False) -> str:
         return "–"
     form = f"{'+' if sign else ''}.{ALL_METRICS[metric].decimals}f"
     return f"{value.mean:{form}}" + (f" [{value.low:{form}}, {value.high:{form}}]" if not math.isnan(value.low) else "")
+
+
+def _nothing(change: Estimate) -> bool:
+    return change.mean == change.low == change.high == 0
 
 
 def _label(metric: str, arrow: bool = True) -> str:

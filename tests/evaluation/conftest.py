@@ -11,7 +11,6 @@ from small_evaluation import Grey, quick_meshes, synthetic_protocol
 
 from data_prep.synthetic import SYNTHETIC_VAL, synthetic
 from gpavatar.avatars.textured_mesh import TexturedMesh
-from gpavatar.data.shards import ClipInfo, ShardSet, ShardWriter
 from gpavatar.evaluation.run import Evaluation
 from gpavatar.evaluation.source_copy import SourceCopy
 
@@ -29,20 +28,6 @@ def people(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("people") / "set"
     config = dataclasses.replace(SYNTHETIC_VAL, people=2, instants=6, views=2, size_px=128, first_seed=8_000)
     synthetic(directory, config, workers=1)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def clips(people, tmp_path_factory) -> Path:
-    """Their front views as ordinary clips of consecutive frames, without depth: what the data engine makes of VFHQ."""
-    drawn, directory = ShardSet.open(people), tmp_path_factory.mktemp("clips") / "set"
-    with ShardWriter(directory, drawn.index.head, drawn.index.size_px) as writer:
-        for info in drawn.index.clips:
-            name = info.clip.replace("synthetic", "clip")
-            front = [one for one in drawn.samples(with_depth=False) if (one.clip, one.view) == (info.clip, 0)]
-            plain = {"clip": name, "identity": name, "view": None, "instant": None}
-            samples = [dataclasses.replace(one, frame_index=one.instant, **plain) for one in front]
-            writer.add(ClipInfo(name, name, "train", "real", "open", "CC0-1.0"), samples)
     return directory
 
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 
 import pytest
 import torch
-from PIL import Image
-from small_evaluation import CONFIGS, SMALL, Grey
+from small_evaluation import CONFIGS, Grey
 from small_evaluation import synthetic_protocol as protocol
 
-from gpavatar.config import load_config
 from gpavatar.data.shards import ShardSet
 from gpavatar.eval import evaluate, launched, share, write_results
 from gpavatar.evaluation import conditions
 from gpavatar.evaluation.compare import Difference, compare, read_side
 from gpavatar.evaluation.metrics import FRAME, REGIONS
-from gpavatar.evaluation.protocols import ProtocolConfig
 from gpavatar.evaluation.results import ClipScores
 from gpavatar.evaluation.run import Evaluation
 from gpavatar.evaluation.source_copy import SourceCopy
 from gpavatar.evaluation.statistics import Estimate
-from gpavatar.evaluation.summary import summarize
 from gpavatar.evaluation.synthetic_truth import SyntheticTruth
 from gpavatar.types import InputError
 
@@ -39,18 +34,19 @@ def rows(evaluation: Evaluation) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_digits(people, quick_mesh, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_with_the_same_digits(people, tmp_path, monkeypatch):
+    second = Grey()
     monkeypatch.setattr(conditions, "code_version", lambda: "while somebody commits")
 
     def evaluation(name: str) -> Evaluation:
         config = protocol(people, "measured=[1]", "tasks=[self]")
-        return Evaluation(config, [SourceCopy(), quick_mesh], tmp_path / name)
+        return Evaluation(config, [SourceCopy(), second], tmp_path / name)
 
     whole, stopped = evaluation("whole"), evaluation("stopped")
     list(whole.do_missing())
     next(stopped.do_missing())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quick_mesh, "render", None)  # the next picture fails: its clip is not half done
+        patch.setattr(second, "render", None)  # the next picture fails: its clip is not half done
         with pytest.raises(TypeError):
             list(stopped.do_missing())
     resumed = evaluation("stopped")
@@ -172,38 +168,6 @@ def test_results_by_two_protocols_are_not_compared(evaluated, tmp_path):
         read_side(f"{evaluated.folder}:gray")
 
 
-def test_gpavatars_protocol_runs_from_the_command_line_with_blind_pairs(clips, tmp_path, capsys):
-    changes = (f"set={clips}", "baselines=[source_copy]", "fid=false", "measured=[1,4]", *SMALL)
-    asked = {"config": CONFIGS / "eval_vfhq.yaml", "set": changes, "out": tmp_path, "device": "cpu"}
-    assert evaluate(**asked, model=("again=source_copy",), blind=("source_copy", "again"), blind_seed=1) == 0
-    content = json.loads((tmp_path / "metrics.json").read_text())
-    assert content["header"]["sources"] == [1, 4] and "GAGAvatar" in content["header"]["crop"]
-    cross = content["methods"]["source_copy"]["cross"]["1"]
-    assert set(cross) == {FRAME} and cross[FRAME]["csim"] == pytest.approx(1.0)  # real people: no truth; itself
-    assert cross[FRAME]["apd"] > 2 and "akd_mediapipe" not in cross[FRAME]
-    with (tmp_path / "blind" / "key.csv").open(newline="") as file:
-        key = list(csv.DictReader(file))
-    assert {(row["left"], row["right"]) for row in key} == {("source_copy", "again"), ("again", "source_copy")}
-    with Image.open(tmp_path / "blind" / f"pair-{key[0]['pair']}.png") as pair:
-        assert pair.size == (4 * 128 + 3 * 8, 128)
-    assert evaluate(compare=(f"{tmp_path}:source_copy", f"{tmp_path}:again")) == 0
-    assert "B − A" in capsys.readouterr().out
-
-
-def test_frames_that_follow_each_other_are_judged_over_time(clips, tmp_path):
-    few = ("sources_within=2", "targets_last=4", "frames=6", f"set={clips}", *SMALL)
-    config = load_config(ProtocolConfig, CONFIGS / "eval_vfhq_few_shot.yaml", overrides=few)
-    config = dataclasses.replace(config, sources={1: [0.0], 2: [0.0, 1.0]})
-    evaluation = Evaluation(config, [SourceCopy()], tmp_path)
-    list(evaluation.do_missing())
-    summary = summarize(evaluation.takes(), evaluation.conditions, config)
-    trembling = summary.cell("source_copy", "self", 1, FRAME, "jitter")
-    assert trembling.value.mean > 1.0  # the target moves, the copy does not
-    assert (trembling.num_frames, trembling.num_undefined) == (4, 4)  # of each clip's four frames the inner two
-    drift = summary.cell("source_copy", "self", 1, FRAME, "identity_drift")
-    assert -1 < drift.value.mean < 1 and drift.num_frames == 8
-
-
 def test_several_devices_give_what_one_gives(evaluated, people, tmp_path):
     shared = Evaluation(protocol(people, "measured=[1]", "tasks=[self]"), [SourceCopy()], tmp_path)
     assert share(shared, launched(1, "cpu"))
@@ -228,9 +192,6 @@ def test_scores_on_disk_come_back_to_the_bit_and_damage_is_named(evaluated, tmp_
 def test_a_set_drawn_with_other_settings_gives_no_truth_for_cross(people):
     shards = ShardSet.open(people)
     first, other = shards.sample(0), shards.sample(12)
-    truth = SyntheticTruth(shards)
-    drawn = truth.frames(first, [(first.params, first.camera)])
-    assert (drawn.images[0] - first.image).abs().mean() < 0.012  # measured 0.006: JPEG
     with pytest.raises(InputError, match="other settings"):
         SyntheticTruth(shards).frames(
             type(first)(**{**vars(first), "image_u8": other.image_u8}), [(first.params, first.camera)]
@@ -238,5 +199,5 @@ def test_a_set_drawn_with_other_settings_gives_no_truth_for_cross(people):
 
 
 def test_a_set_that_is_not_there_says_how_to_make_it(tmp_path):
-    with pytest.raises(InputError, match="python -m data_prep synthetic"):
+    with pytest.raises(InputError, match="make it with make data"):
         evaluate(CONFIGS / "eval_synthetic.yaml", set=(f"set={tmp_path}/none", "baselines=[source_copy]"), device="cpu")

@@ -11,7 +11,16 @@ from generated_set import make_sample, make_set
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.config import load_config
-from gpavatar.evaluation.protocols import CROSS, SELF, ClipPlan, ProtocolConfig, differs, evenly, plan_clips
+from gpavatar.evaluation.protocols import (
+    CROSS,
+    SELF,
+    ClipPlan,
+    ProtocolConfig,
+    absent_videos,
+    differs,
+    evenly,
+    plan_clips,
+)
 from gpavatar.types import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -51,7 +60,7 @@ def test_gpavatars_sources_are_where_its_code_puts_them(vfhq_style):
     plan = plan_clips(vfhq_style, protocol(VFHQ))[0]
     assert [frames(vfhq_style, rows) for rows in plan.sources] == [[0], [0, 30], [0, 15, 30], [0, 9, 18, 30]]
     assert len(protocol(VFHQ).sources) == 4 and (protocol(VFHQ).clips, protocol(VFHQ).frames) == (30, 60)
-    assert (protocol(HDTF).clips, protocol(HDTF).frames) == (19, 100)
+    assert (len(set(protocol(HDTF).videos)), protocol(HDTF).frames) == (19, 100)
 
 
 def test_a_source_at_any_number_is_scored_at_none(vfhq_style):
@@ -88,8 +97,21 @@ def test_cross_pairs_are_of_different_people_and_always_the_same(vfhq_style):
 
 def test_who_stands_half_the_list_away_but_is_the_same_person_does_not_drive(tmp_path):
     shards = make_set(tmp_path / "set", [(f"clip_{n}", f"person_{n % 2}", "train", 8) for n in range(4)])
-    plans = plan_clips(shards, protocol(VFHQ))
+    plans = plan_clips(shards, protocol(VFHQ, "driver=half"))
     assert [take(plan, CROSS).driving for plan in plans] == ["clip_3", "clip_0", "clip_1", "clip_2"]
+    plans = plan_clips(shards, protocol(VFHQ))  # as GPAvatar's code pairs them
+    assert [take(plan, CROSS).driving for plan in plans] == ["clip_1", "clip_2", "clip_3", "clip_0"]
+
+
+def test_of_each_video_the_first_clip_counts_and_lost_videos_are_named(vfhq_style, tmp_path):
+    videos = [f"WRA_{name}_000" for name in ("B", "A", "Gone")]
+    names = [f"{video}_{stretch}_0" for video in videos[:2] for stretch in (0, 1)]
+    shards = make_set(tmp_path / "set", [(name, name[:5], "train", 8) for name in (*names, "WRA_A_0000_0_0")])
+    plans = plan_clips(shards, protocol(HDTF, f"videos=[{','.join(videos)}]"))
+    assert [plan.clip for plan in plans] == ["WRA_A_000_0_0", "WRA_B_000_0_0"]
+    assert absent_videos([plan.clip for plan in plans], videos) == ("WRA_Gone_000",)
+    with pytest.raises(InputError, match="or videos="):
+        plan_clips(vfhq_style, protocol(HDTF))
 
 
 def test_frames_like_the_source_are_not_scored(vfhq_style):

@@ -78,6 +78,16 @@ def test_a_curve_stands_where_its_numbers_are():
     assert (points[2][0] - points[1][0]) == pytest.approx(2 * (points[1][0] - points[0][0]), abs=0.2)  # log2
 
 
+def test_ticks_are_round_and_enclose_what_is_drawn():
+    for low, high, ticks in ((18.98, 22.96, ["18", "19", "20", "21", "22", "23"]), (0.0, 0.0, None), (3.1, 90.4, None)):
+        svg = curve_svg("x", [Line("a", ((1, Estimate(low, low, high, 3)), (2, Estimate(high, low, high, 3))))])
+        found = re.findall(r'class="value">([^<]+)<', svg)
+        assert found == ticks or ticks is None
+        assert float(found[0]) <= low and float(found[-1]) >= high and 2 <= len(found) <= 7
+        if low >= 0:
+            assert float(found[0]) >= 0
+
+
 def test_published_tables_are_rectangles_and_unknown_ones_are_named():
     for name, published in TABLES.items():
         for row in published.table().rows:

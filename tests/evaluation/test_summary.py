@@ -19,7 +19,7 @@ CONFIG = ProtocolConfig(name="made_up", about="-", set="-", crop="-", sources={1
 CONDITIONS = Conditions(
     **dict.fromkeys(("protocol", "about", "crop", "background", "set", "set_sha256", "targets", "reductions"), "-"),
     **dict.fromkeys(("intervals", "protocol_sha256", "commit", "machine"), "-"),
-    **dict.fromkeys(("clips", "no_targets", "metrics", "differences", "versions"), ()),
+    **dict.fromkeys(("clips", "no_targets", "absent", "metrics", "differences", "versions"), ()),
     size_px=1, num_clips=6, num_identities=6, sources=(1, 2),
 )  # fmt: skip
 
@@ -61,7 +61,12 @@ def test_the_verdict_is_about_the_whole_interval(change, verdict):
     step = next(step for step in summary.steps if step.metric == "psnr")
     assert step.change.mean == pytest.approx(sum(change) / 6, abs=1e-5)
     assert step.verdict == verdict
-    assert len(curve_table(summary).rows) == len(summary.steps)
+    table = curve_table(summary)
+    said = {HOLDS: " holds", WORSE: " WORSE", UNPROVEN: " not shown"}[verdict]
+    if any(change):
+        assert [row[4].endswith(said) for row in table.rows] == [True]
+    else:
+        assert not table.rows and table.notes[-1] == "one: the same at every number of sources"
 
 
 def test_a_lost_face_costs_and_the_mean_over_found_faces_stands_beside_it():
