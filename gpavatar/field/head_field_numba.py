@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpavatar.field.folded import FoldedField, folded
 from gpavatar.field.head_field import HeadField
-from gpavatar.field.knn_numba import NumbaIndex, VoxelLists, query_lists
+from gpavatar.field.knn_numba import CloudIndex, NumbaIndex
 from gpavatar.field.point_field import TINY, BoundPointField
 from gpavatar.field.point_field_numba import code_scales, frequency_codes, mix_neighbours, near_offsets, to_directions
 from gpavatar.field.radiance_numba import add_ray_and_relu, colours, densities
@@ -83,7 +83,8 @@ class _ExpressionField:
 
     def __init__(self, points: BoundPointField, entry: int, dtype: torch.dtype):
         config, net = points.net.config, points.net
-        self._lists, self._k = _lists(points, entry), config.num_neighbours
+        self._index, self._k = _index(points, entry), config.num_neighbours
+        self._index.prepare_cube()
         self._per_vertex = array(points.per_vertex.contiguous())
         self._layer = _Layer(net.first.weight[:, config.point_dim :].T, None, dtype)
         self._scales = code_scales(config.octaves, config.code_base)
@@ -96,10 +97,10 @@ class _ExpressionField:
         # What is outside the cube is masked later and need not be searched for far away.
         points = np.clip(points, -1, 1)
         numbers, shares = np.empty((len(points), self._k), np.int32), np.empty((len(points), self._k), np.float32)
-        query_lists(self._lists, points, numbers)
+        self._index.query(points, numbers)
         offsets = np.empty((numbers.size, 3), np.float32)
         near_offsets(
-            points, numbers, self._lists.cloud, np.float32(TINY**2), self._inverse, self._reach, offsets, shares
+            points, numbers, self._index.cloud, np.float32(TINY**2), self._inverse, self._reach, offsets, shares
         )
         if self._directions:
             to_directions(offsets)
@@ -131,10 +132,10 @@ def _first_bias(weights: FoldedField, entry: int, points: _ExpressionField | Non
     return weights.bias[entry] + weights.share if constant else weights.bias[entry]
 
 
-def _lists(points: BoundPointField, entry: int) -> VoxelLists:
+def _index(points: BoundPointField, entry: int) -> CloudIndex:
     if isinstance(points.index, NumbaIndex):
-        return points.index.lists[entry]
-    return NumbaIndex(points.cloud[entry : entry + 1], points.net.config.num_neighbours).lists[0]
+        return points.index.clouds[entry]
+    return CloudIndex(points.cloud[entry].detach().contiguous().numpy(), points.net.config.num_neighbours)
 
 
 def array(tensor: Tensor) -> np.ndarray:
