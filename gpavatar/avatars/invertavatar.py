@@ -133,6 +133,12 @@ class InvertAvatar(nn.Module):
             shapes = tuple((dim // 2, size) for dim, size in self.prior.static_shapes if size >= MIN_TRANSFORMED_PX)
             self.plane = PlaneEncoder(plane, shapes, inversion.picture_px)
 
+    def train(self, mode: bool = True) -> InvertAvatar:
+        """The encoders'; the prior has learned, and its noise is what its file holds."""
+        super().train(mode)
+        self.prior.eval()
+        return self
+
     def styles(self, frame: PosedFrame) -> Float[Tensor, "batch layer style"]:
         """w = mean + E_latent(I), in W+."""
         return self.prior.mean_styles(len(frame.picture)) + self.latent(self.sized(frame.picture))

@@ -13,6 +13,7 @@ from gpavatar.avatars.gpavatar import GPAvatarConfig
 from gpavatar.avatars.gpavatar_lite import GPAvatarLiteConfig
 from gpavatar.avatars.invertavatar import InvertAvatarConfig
 from gpavatar.data.module import DataConfig
+from gpavatar.training.inversion_config import InversionTrainingConfig
 from gpavatar.training.losses import LossConfig
 from gpavatar.training.prior_config import PriorTrainingConfig
 from gpavatar.types import InputError
@@ -81,7 +82,14 @@ class LogConfig:
 class TrainConfig:
     """A training."""
 
-    method: Literal["gpavatar", "gpavatar_lite", "invertavatar_prior"] = "gpavatar"
+    method: Literal[
+        "gpavatar",
+        "gpavatar_lite",
+        "invertavatar_prior",
+        "invertavatar_latent",
+        "invertavatar_oneshot",
+        "invertavatar_recurrent",
+    ] = "gpavatar"
     out: str = ""  # folder of the run; outputs/train/NAME of the config where left out
     seed: int = 0
     gpavatar: GPAvatarConfig = field(default_factory=GPAvatarConfig)
@@ -90,6 +98,7 @@ class TrainConfig:
     prior: Literal["adversarial", "reconstruction"] = "adversarial"
     """How `invertavatar_prior` learns: from random people against a discriminator, or as an auto-encoder."""
     prior_training: PriorTrainingConfig = field(default_factory=PriorTrainingConfig)
+    inversion_training: InversionTrainingConfig = field(default_factory=InversionTrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -100,7 +109,9 @@ class TrainConfig:
     @property
     def model(self) -> Any:
         """The config of the networks that are trained."""
-        return self.invertavatar.prior if self.method == "invertavatar_prior" else getattr(self, self.method)
+        if self.method == "invertavatar_prior":
+            return self.invertavatar.prior
+        return self.invertavatar if self.method.startswith("invertavatar_") else getattr(self, self.method)
 
 
 def seconds_of(text: str) -> float:

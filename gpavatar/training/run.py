@@ -17,6 +17,8 @@ from gpavatar.training.config import TrainConfig, seconds_of
 from gpavatar.training.export import Weights
 from gpavatar.training.gpavatar import GPAvatarTraining
 from gpavatar.training.gpavatar_lite import GPAvatarLiteTraining
+from gpavatar.training.invertavatar_images import OneShotTraining, RecurrentTraining
+from gpavatar.training.invertavatar_latent import LatentTraining
 from gpavatar.training.invertavatar_prior import PriorTraining
 from gpavatar.training.logs import CsvLog, wandb_log
 from gpavatar.training.module import AvatarTraining
@@ -30,6 +32,9 @@ MODULES: dict[str, type[AvatarTraining]] = {
     "gpavatar": GPAvatarTraining,
     "gpavatar_lite": GPAvatarLiteTraining,
     "invertavatar_prior": PriorTraining,
+    "invertavatar_latent": LatentTraining,
+    "invertavatar_oneshot": OneShotTraining,
+    "invertavatar_recurrent": RecurrentTraining,
 }
 
 

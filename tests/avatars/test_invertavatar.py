@@ -184,6 +184,17 @@ def test_a_batch_of_people_is_each_by_themselves(head, mesh, generator):
     assert isinstance(evidence, Evidence)
 
 
+def test_the_prior_draws_the_same_person_while_encoders_learn(head, mesh, generator):
+    net, one = network(), frame(head, generator)
+    for generators in (net.prior.texture_generator, net.prior.static_generator, net.prior.face_generator):
+        for name, strength in generators.named_parameters():
+            if name.endswith("noise_strength"):
+                nn.init.ones_(strength)
+    net.train()
+    assert net.training and net.latent.training and not net.prior.training
+    assert same(net.prior.canonical(net.styles(one)), net.prior.canonical(net.styles(one)))
+
+
 def test_without_both_encoders_there_is_the_coarse_avatar_alone():
     net = InvertAvatar(tiny_config(refined=False))
     assert {name.split(".")[0] for name in net.state_dict()} == {"prior", "latent"}
