@@ -1,6 +1,6 @@
 """`gpavatar_lite`: GPAvatar with source pixels. Photos -> views and canonical planes; a head drives; rays; a picture.
 
-    σ, c, …  =  R( planes(x), PEF(x), Σ_s β_s photo_s(x) )        at 24 samples of each of 64 × 64 rays
+    σ, c, …  =  R( planes(x), PEF(x), Σ_s β_s photo_s(x) )        at 16 samples of each of 64 × 64 rays
     I        =  mended( Σ_s β_s photo_s(p + d_s) )                 at 256 × 256, d_s rendered along the rays
 
 A hundred people cannot teach a network what faces look like, so appearance comes from the photos: every sample is
@@ -10,7 +10,7 @@ that is learned starts at zero: the untrained network draws the photos on the tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,24 +18,31 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from gpavatar.avatars.gpavatar_lite_picture import Gathered, PictureConfig, PictureNet, corrected, gather
+from gpavatar.avatars.gpavatar_lite_picture import (
+    Gathered,
+    PictureConfig,
+    PictureNet,
+    corrected,
+    enlarged,
+    put_in_place,
+)
 from gpavatar.avatars.gpavatar_lite_warp import (
-    HEAD_FADE,
     HIDDEN,
     MAPS_PX,
     OCCLUDED,
     SHARPNESS,
+    THICKNESS,
     DrivenMesh,
     HeadPose,
     LiteHead,
+    Relief,
     SourceViews,
     carry,
     in_frame,
-    mesh_picture,
-    relief,
+    on_mesh,
 )
 from gpavatar.avatars.portrait_layers import smoothstep
-from gpavatar.field.point_field import BoundPointField, PointField, PointFieldConfig
+from gpavatar.field.point_field import BoundPointField, Neighbours, PointField, PointFieldConfig
 from gpavatar.render.composite import accumulate, ray_weights
 from gpavatar.render.rays import Rays, camera_rays
 from gpavatar.render.sampling import even_edges, intervals_around, jittered, midpoints
@@ -43,11 +50,11 @@ from gpavatar.synthesis.style_unet import StyleUNetConfig
 from gpavatar.triplane.attention import AttentionConfig, PlaneAttention
 from gpavatar.triplane.encoder import CanonicalEncoder, EncoderConfig, align
 from gpavatar.triplane.lookup import sample_planes
+from gpavatar.types import map_tensors
 
 SHELL = (-0.06, 0.12)  # units before and behind the relief in which most samples of a ray lie
 SKIN = (0.02, 0.03)  # units: where behind the relief the person is densest, and how thick
 DENSITY = 120.0  # per unit, there
-BELIEVED = (0.05, 0.3)  # cosines of the best view of a spot between which a photo begins to be believed
 FAINT = 0.02  # weight of the relief in what a ray says of places, so that an empty ray says something
 CHUNK = 2**13  # samples at once without gradients; see `render/volume.py`
 
@@ -59,8 +66,8 @@ class GPAvatarLiteConfig:
     head: str = "open_head"
     size_px: int = 256
     rays_px: int = 64
-    shell_samples: int = 14
-    cube_samples: int = 10
+    shell_samples: int = 10
+    cube_samples: int = 6
     encoder: EncoderConfig = field(
         default_factory=lambda: EncoderConfig(
             StyleUNetConfig(in_size_px=256, out_size_px=128, out_dim=48, style_dim=128, mlp_depth=2, width=0.25)
@@ -103,6 +110,17 @@ class LiteOutput:
     relief: Float[Tensor, "batch 1 small small"]  # the mesh's depth, carried on beside it
     cover: Float[Tensor, "batch 1 small small"]  # [0, 1], how far the mesh covers the pixel
     base: Float[Tensor, "batch 3 size size"]  # the warped photos before the networks mend them
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch of frames before the networks mend them."""
+
+    base: Gathered
+    feats: Float[Tensor, "batch feat small small"]  # RGB first
+    opacity: Float[Tensor, "batch 1 small small"]
+    depth: Float[Tensor, "batch 1 small small"]
+    around: Relief
 
 
 @dataclass(frozen=True)
@@ -173,11 +191,22 @@ class GPAvatarLite(nn.Module):
         self, person: Person, pose: HeadPose, *, jitter: bool = False, rng: torch.Generator | None = None
     ) -> LiteOutput:
         """A frame of each person: the head as it is posed, from its camera."""
+        learns = any(p.requires_grad for name, p in self.named_parameters() if not name.startswith("picture."))
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            seen = self.look(person, pose, jitter=jitter, rng=rng)
+        base, low = seen.base, seen.feats[:, :3]
+        image, alpha = corrected(base, self.picture(base, seen.feats))
+        return LiteOutput(
+            low, image, alpha, seen.opacity, seen.depth, seen.around.depth, seen.around.cover, base.colour * base.alpha
+        )
+
+    def look(self, person: Person, pose: HeadPose, *, jitter: bool = False, rng: torch.Generator | None = None) -> Seen:
+        """What the rays find, and the photos put into place by it."""
         config, size = self.config, self.config.rays_px
         with torch.no_grad():
             mesh = self.head.driven(pose, person.views)
-            on_mesh = self._on_mesh(mesh, person.views)
-        around = on_mesh.relief(pose, size)
+            at_mesh = on_mesh(self.head, mesh, person.views, config.size_px)
+            around = at_mesh.relief(pose, size)
         rays = camera_rays(pose.camera, size)
         forward = (rays.dirs @ pose.camera.c2w[:, :3, 2:3])[..., 0]  # depth per length of ray
         t, edges = self._samples(rays, around.depth.flatten(1) / forward, jitter, rng)
@@ -193,12 +222,12 @@ class GPAvatarLite(nn.Module):
         told = accumulate(weights + faint, values[..., num:]) / (weights + faint).sum(-1, keepdim=True)
         depth = ((weights + faint) * t).sum(-1) / (weights + faint).sum(-1) * forward
         low, told, opacity, depth = (_picture(x, size) for x in (seen, told, opacity[..., None], depth[..., None]))
-        base = self._gathered(person, on_mesh, low[:, :3], told, opacity)
+        base = put_in_place(person.views, person.present, at_mesh, told, opacity)
+        if not config.pixels:
+            colour, alpha = (enlarged(x, config.size_px) for x in (low[:, :3] / opacity.clamp_min(1e-2), opacity))
+            base = Gathered(colour, alpha, base.hints)
         feats = torch.cat([low[:, :num], opacity, told[:, :2], depth - around.depth], 1)
-        image, alpha = corrected(base, self.picture(base.colour, base.alpha, feats))
-        return LiteOutput(
-            low[:, :3], image, alpha, opacity, depth, around.depth, around.cover, base.colour * base.alpha
-        )
+        return Seen(base, feats, opacity, depth, around)
 
     def frame(self, person: Person, mesh: DrivenMesh) -> LiteFrame:
         """What samples of this frame are asked of."""
@@ -250,12 +279,15 @@ class GPAvatarLite(nn.Module):
         found = found[:, :, 0].unflatten(0, (batch, sources)).transpose(2, 3)  # batch source sample channel
         shown, behind_head, front, shallow = found.split([4, 4, 1, config.shallow_dim], -1)
 
-        beside = 1 - smoothstep(carried.depth - front[..., 0], *OCCLUDED)
+        past = carried.depth - front[..., 0]  # the photo's own relief
+        beside = 1 - smoothstep(past, *OCCLUDED)
         covered = ((1 - beside) * (1 - carried.follow[:, None]))[..., None]  # body behind the head
         rgb, alpha = torch.lerp(shown, behind_head, covered).split([3, 1], -1)
+        # Far before or behind what the photo shows of the head it says nothing; the mesh has the rest.
+        alpha = alpha * (1 - smoothstep(past.abs() * carried.follow[:, None], *THICKNESS))[..., None]
         visible = torch.lerp(beside, carried.seen, carried.near[:, None]) * in_frame(carried.at)
         visible = visible * person.present[..., None]
-        tells = [visible[..., None], (carried.depth - front[..., 0]).clamp(-1, 1)[..., None]]
+        tells = [visible[..., None], past.clamp(-1, 1)[..., None]]
         tells += [carried.near[:, None, :, None].expand_as(alpha), rgb, alpha, shallow]
         prefer = self.choice(torch.cat(tells, -1))[..., 0].clamp(-4, 4)
         share = (visible**SHARPNESS + HIDDEN**2 * person.present[..., None]) * prefer.exp()
@@ -265,14 +297,9 @@ class GPAvatarLite(nn.Module):
         rgb, matte, shallow, covered = mixed.split([3, 1, config.shallow_dim, 1], -1)
         matte = matte[..., 0] + (1 - seen) * (cover - matte[..., 0]).clamp_min(0)
 
-        if not config.pixels:
-            rgb, shallow = torch.zeros_like(rgb), torch.zeros_like(shallow)
-        canonical = sample_planes(person.planes, points.clamp(-1, 1))
-        expression = frame.points.of(near)
-        if config.expression == "none":
-            expression = torch.zeros_like(expression)
         place = torch.stack([(behind * 10).tanh(), matte, seen, carried.near, carried.follow], -1)
-        raw = self.radiance(torch.cat([canonical, expression, rgb, shallow, place], -1))
+        known = torch.cat([rgb, shallow], -1) * config.pixels
+        raw = self._raw(frame, points, near, torch.cat([known, place], -1), matte)
         dense, fog, change, feats = raw.split([1, 1, 3, config.feat_dim], -1)
         shape = torch.exp(-(((behind - SKIN[0]) / SKIN[1]) ** 2)) * DENSITY
         sigma = matte * (shape * dense[..., 0].clamp(-4, 4).exp() + functional.softplus(fog[..., 0] - 4))
@@ -280,85 +307,34 @@ class GPAvatarLite(nn.Module):
         per_photo = torch.cat([share[..., None], away], -1).transpose(1, 2).flatten(2)
         return LiteSamples(sigma, torch.cat([rgb + change, feats, seen[..., None], covered, per_photo], -1))
 
-    def _on_mesh(self, mesh: DrivenMesh, views: SourceViews) -> OnMesh:
-        """Where the driven mesh is in every photo, at full size."""
-        source, size = views.pose, self.config.size_px
-        own = torch.cat([views.vert_seen[..., None], source.camera.project(source.verts)], -1)
-        both = torch.stack([own, own[:, :, self.head.head.mirror]], 3)  # batch source vert side column
-        both[..., 1:] -= mesh.camera.project(mesh.verts)[:, None, :, None]
-        per_photo = both.permute(0, 2, 1, 3, 4).flatten(2)
-        fade = smoothstep(self.head.head.head_weight, *HEAD_FADE)[:, None]
-        fixed = torch.cat([fade, self.head.hidden_share], 1).expand(len(per_photo), -1, -1)
-        hidden = self.head.hidden_colour * views.light.mean(1)[:, None]
-        columns = torch.cat([fixed, hidden, per_photo], -1)
-        drawn, depth = mesh_picture(self.head, mesh, columns, size)
-        fade, share, hidden, per_photo = drawn.split([1, 1, 3, per_photo.shape[-1]], 1)
-        own, mirrored = per_photo.unflatten(1, (-1, 2, 3)).unbind(2)
-        return OnMesh(depth, fade, share, hidden, own, mirrored)
+    def _raw(self, frame: LiteFrame, points: Tensor, near: Neighbours, known: Tensor, matte: Tensor) -> Tensor:
+        """What the networks say of samples. On a CPU those without a matte, about half, are left out: σ is 0 there."""
+        if points.device.type != "cpu":
+            return self.networks(frame, points, near, known)
+        told = known.new_zeros(*matte.shape, self.radiance[-1].out_features)
+        for entry, kept in enumerate(matte > 0):
+            some = kept.nonzero()[:, 0]
+            one = map_tensors(near, lambda tensor, at=(slice(entry, entry + 1), some): tensor[at])
+            planes = replace(frame.person, planes=frame.person.planes[entry : entry + 1])
+            found = self.networks(
+                replace(frame, person=planes), points[entry, some][None], one, known[entry, some][None]
+            )
+            told[entry] = told[entry].index_copy(0, some, found[0])
+        return told
 
-    def _gathered(self, person: Person, on_mesh: OnMesh, low: Tensor, told: Tensor, opacity: Tensor) -> Gathered:
-        """The photos put into place: beside the head as the rays say, on it as the mesh says.
-
-        What no photo shows of one side of the face comes from the other; what none can show has plain colours.
-        """
-        size, pictures = self.config.size_px, person.views.picture
-        large = functional.interpolate(torch.cat([low, opacity, told], 1), (size, size), mode="bilinear")
-        low, opacity, seen, covered, per_photo = large.split([3, 1, 1, 1, large.shape[1] - 6], 1)
-        if not self.config.pixels:
-            return Gathered(low / opacity.clamp_min(1e-2), opacity)
-        per_photo, fade = per_photo.unflatten(1, (-1, 3)), on_mesh.fade[:, None]
-        share = per_photo[:, :, :1].clamp_min(1e-6)
-        present = person.present[:, :, None, None, None]
-        visible, mirrored = (one[:, :, :1] * present for one in (on_mesh.own, on_mesh.mirrored))
-        here = smoothstep(visible.amax(1, keepdim=True), *BELIEVED)
-        own = share * torch.lerp(torch.ones_like(visible), visible**SHARPNESS + HIDDEN, fade)
-        other = share * mirrored**SHARPNESS * (1 - here) * fade
-        shares = torch.cat([own, other], 1)
-        shares = shares / shares.sum(1, keepdim=True)
-        shift = torch.lerp(per_photo[:, :, 1:] / share, on_mesh.own[:, :, 1:], fade)
-        shifts = torch.cat([shift, on_mesh.mirrored[:, :, 1:]], 1)
-        found = gather(torch.cat([pictures, pictures], 1), shifts, shares)
-        known = torch.maximum(visible, mirrored).amax(1)
-        seen = torch.lerp(seen, smoothstep(known, *BELIEVED), on_mesh.fade)
-
-        behind = gather(person.views.behind, shift, own / own.sum(1, keepdim=True))
-        covered = covered * (1 - on_mesh.fade)
-        colour, alpha = (torch.lerp(a, b, covered) for a, b in zip(found, behind, strict=True))
-        # Teeth and lids are smaller than pixels; the photo's own pixels are smooth already.
-        plain = torch.cat([on_mesh.hidden, torch.ones_like(seen)], 1) * on_mesh.hidden_share * (1 - seen)
-        hidden, share = functional.avg_pool2d(plain, 3, 1, 1).split([3, 1], 1)
-        beside = alpha * (2 * opacity).clamp(0, 1)
-        return Gathered(
-            colour * (1 - share) + hidden,
-            torch.lerp(beside, alpha + (1 - seen) * (1 - alpha), on_mesh.fade),
-        )
-
-
-@dataclass(frozen=True)
-class OnMesh:
-    """The driven mesh in the pixels of the picture; 0 where it is not."""
-
-    depth: Float[Tensor, "batch 1 size size"]
-    fade: Float[Tensor, "batch 1 size size"]  # [0, 1], 1 on the head, 0 on the neck, which it has in the wrong place
-    hidden_share: Float[Tensor, "batch 1 size size"]
-    hidden: Float[Tensor, "batch 3 size size"]
-    own: Float[Tensor, "batch source 3 size size"]  # visibility, displacement
-    mirrored: Float[Tensor, "batch source 3 size size"]  # the same of the other side of the face
-
-    def relief(self, pose: HeadPose, size_px: int) -> Relief:
-        """What rays are sampled around."""
-        scale = self.depth.shape[-1] // size_px
-        covered = (self.depth > 0).to(self.depth)
-        depth, share, cover = functional.avg_pool2d(torch.cat([self.depth, covered, self.fade], 1), scale).split(1, 1)
-        return Relief(relief(depth / share.clamp_min(1e-6), share > 0.5, pose), cover)
-
-
-@dataclass(frozen=True)
-class Relief:
-    """The driven mesh as the rays see it."""
-
-    depth: Float[Tensor, "batch 1 small small"]
-    cover: Float[Tensor, "batch 1 small small"]
+    def networks(
+        self,
+        frame: LiteFrame,
+        points: Float[Tensor, "batch sample 3"],
+        near: Neighbours,
+        known: Float[Tensor, "batch sample known"],
+    ) -> Float[Tensor, "batch sample raw"]:
+        """Planes, expression field and what the photos show -> raw density (2), change of colour (3), features."""
+        canonical = sample_planes(frame.person.planes, points.clamp(-1, 1))
+        expression = frame.points.of(near)
+        if self.config.expression == "none":
+            expression = torch.zeros_like(expression)
+        return self.radiance(torch.cat([canonical, expression, known], -1))
 
 
 def _picture(values: Float[Tensor, "batch ray channel"], size_px: int) -> Float[Tensor, "batch channel size size"]:

@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from gpavatar.avatars.gpavatar_lite_warp import HIDDEN, SHARPNESS, OnMesh, SourceViews
+from gpavatar.avatars.portrait_layers import smoothstep
 from gpavatar.synthesis.style_layers import leaky
 
+BELIEVED = (0.05, 0.3)  # cosines of the best view of a spot between which a photo begins to be believed
 FLOW_PX = 8.0  # of a 256 px picture: longest flow
 CORRECTIONS = 6  # flow (2), colour (3), alpha (1)
 
@@ -36,21 +39,65 @@ class Gathered(NamedTuple):
 
     colour: Float[Tensor, "batch 3 size size"]  # [0, 1], not premultiplied
     alpha: Float[Tensor, "batch 1 size size"]  # [0, 1]
+    hints: Float[Tensor, "batch 2 size size"]  # [0, 1], how far it is the mesh's, and seen by a photo at all
 
 
 def gather(
     pictures: Float[Tensor, "batch source 4 height width"],
     shift: Float[Tensor, "batch source 2 size size"],
     share: Float[Tensor, "batch source 1 size size"],
-) -> Gathered:
-    """Σ_s share_s · picture_s(pixel + shift_s), bilinear, the border carried on. `shift` in picture sides; the shares
-    sum to 1."""
+) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch 1 size size"]]:
+    """Colour and alpha, Σ_s share_s · picture_s(pixel + shift_s), bilinear, the border carried on.
+
+    `shift` is in picture sides; the shares sum to 1.
+    """
     batch, sources = pictures.shape[:2]
     at = pixel_grid(shift)[:, None] + shift
     at = at.flatten(0, 1).movedim(1, -1) * 2 - 1
     found = functional.grid_sample(pictures.flatten(0, 1), at, padding_mode="border", align_corners=False)
     mixed = (found.unflatten(0, (batch, sources)) * share).sum(1)
-    return Gathered(mixed[:, :3], mixed[:, 3:])
+    return mixed[:, :3], mixed[:, 3:]
+
+
+def put_in_place(
+    views: SourceViews,
+    present: Bool[Tensor, "batch source"],
+    mesh: OnMesh,
+    told: Float[Tensor, "batch column small small"],
+    opacity: Float[Tensor, "batch 1 small small"],
+) -> Gathered:
+    """The photos put into place: beside the head as the rays say, on it as the mesh says.
+
+    What no photo shows of one side of the face comes from the other; what none can show has plain colours.
+    `told` of the rays: seen, covered, and per photo share and share · displacement.
+    """
+    size = mesh.depth.shape[-1]
+    large = functional.interpolate(torch.cat([opacity, told], 1), (size, size), mode="bilinear")
+    opacity, seen, covered, per_photo = large.split([1, 1, 1, large.shape[1] - 3], 1)
+    per_photo, fade = per_photo.unflatten(1, (-1, 3)), mesh.fade[:, None]
+    share = per_photo[:, :, :1].clamp_min(1e-6)
+    there = present[:, :, None, None, None]
+    visible, mirrored = (one[:, :, :1] * there for one in (mesh.own, mesh.mirrored))
+    here = smoothstep(visible.amax(1, keepdim=True), *BELIEVED)
+    own = share * torch.lerp(torch.ones_like(visible), visible**SHARPNESS + HIDDEN, fade)
+    other = share * mirrored**SHARPNESS * (1 - here) * fade
+    shares = torch.cat([own, other], 1)
+    shares = shares / shares.sum(1, keepdim=True)
+    shift = torch.lerp(per_photo[:, :, 1:] / share, mesh.own[:, :, 1:], fade)
+    shifts = torch.cat([shift, mesh.mirrored[:, :, 1:]], 1)
+    found = gather(torch.cat([views.picture, views.picture], 1), shifts, shares)
+    known = torch.maximum(visible, mirrored).amax(1)
+    seen = torch.lerp(seen, smoothstep(known, *BELIEVED), mesh.fade)
+
+    behind = gather(views.behind, shift, own / own.sum(1, keepdim=True))
+    covered = covered * (1 - mesh.fade)
+    colour, alpha = (torch.lerp(a, b, covered) for a, b in zip(found, behind, strict=True))
+    # Teeth and lids are smaller than pixels; the photo's own pixels are smooth already.
+    plain = torch.cat([mesh.hidden, torch.ones_like(seen)], 1) * mesh.hidden_share * (1 - seen)
+    hidden, share = functional.avg_pool2d(plain, 3, 1, 1).split([3, 1], 1)
+    beside = alpha * (2 * opacity).clamp(0, 1)
+    alpha = torch.lerp(beside, alpha + (1 - seen) * (1 - alpha), mesh.fade)
+    return Gathered(colour * (1 - share) + hidden, alpha, torch.cat([mesh.fade, seen], 1))
 
 
 def pixel_grid(like: Float[Tensor, "*batch height width"]) -> Float[Tensor, "1 2 height width"]:
@@ -69,7 +116,7 @@ class PictureNet(nn.Module):
         super().__init__()
         config = config or PictureConfig()
         half, quarter, eighth = config.dims
-        self.first = nn.Conv2d(4 * 4 + feat_dim, half, 3, padding=1)
+        self.first = nn.Conv2d(4 * 6 + feat_dim, half, 3, padding=1)
         self.down_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
         self.quarter = Block(quarter)
         self.down_eighth = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
@@ -84,17 +131,16 @@ class PictureNet(nn.Module):
 
     def forward(
         self,
-        colour: Float[Tensor, "batch 3 size size"],
-        alpha: Float[Tensor, "batch 1 size size"],
+        base: Gathered,
         feats: Float[Tensor, "batch feat small small"],
     ) -> Float[Tensor, "batch 6 size size"]:
         """Raw corrections, zero before training."""
-        fine = functional.pixel_unshuffle(torch.cat([colour * alpha, alpha], 1), 2)
-        half = leaky(self.first(torch.cat([fine, _doubled(feats, fine.shape[-1])], 1)))
+        fine = functional.pixel_unshuffle(torch.cat([base.colour * base.alpha, base.alpha, base.hints], 1), 2)
+        half = leaky(self.first(torch.cat([fine, enlarged(feats, fine.shape[-1])], 1)))
         quarter = self.quarter(leaky(self.down_quarter(half)))
         eighth = self.eighth(leaky(self.down_eighth(quarter)))
-        quarter = self.again_quarter(quarter + _doubled(self.up_quarter(eighth), quarter.shape[-1]))
-        half = self.again_half(half + _doubled(self.up_half(quarter), half.shape[-1]))
+        quarter = self.again_quarter(quarter + enlarged(self.up_quarter(eighth), quarter.shape[-1]))
+        half = self.again_half(half + enlarged(self.up_half(quarter), half.shape[-1]))
         return functional.pixel_shuffle(self.last(half), 2)
 
 
@@ -124,7 +170,7 @@ def corrected(
     return (moved[:, :3] + change) * alpha, alpha
 
 
-def _doubled(image: Float[Tensor, "batch channel _ _"], size_px: int) -> Float[Tensor, "batch channel size size"]:
+def enlarged(image: Float[Tensor, "batch channel _ _"], size_px: int) -> Float[Tensor, "batch channel size size"]:
     if image.shape[-1] == size_px:
         return image
     return functional.interpolate(image, (size_px, size_px), mode="bilinear")

@@ -31,8 +31,11 @@ REACH = 0.15  # units: how far the motion of skin is felt
 SHARPNESS = 6  # of visibility when photos are blended (`face/texture.py`)
 HIDDEN = 1e-4  # weight that is left to a photo which does not see a point; it decides where none does
 OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
+THICKNESS = (0.2, 0.45)  # units from what a photo shows of head and hair within which it is believed to be there
 MAPS_PX = 128  # side of what samples look up
 BUST = 0.98  # head weight below which skin belongs to neck and shoulders
+IRIS, PUPIL = 0.87, 0.975  # cosines with the axis of an eyeball beyond which it has these colours
+IRIS_COLOUR = (0.30, 0.20, 0.14)
 HEAD_FADE = (0.5, 0.95)  # head weights between which the mesh's own outline begins to count
 
 
@@ -77,6 +80,33 @@ class Carried:
     seen: Float[Tensor, "batch source sample"]  # [0, 1], visibility by the mesh ...
     near: Float[Tensor, "batch sample"]  # ... which counts as far as the point is near it: a
     follow: Float[Tensor, "batch sample"]  # f
+
+
+@dataclass(frozen=True)
+class OnMesh:
+    """The driven mesh in the pixels of the picture; 0 where it is not."""
+
+    depth: Float[Tensor, "batch 1 size size"]
+    fade: Float[Tensor, "batch 1 size size"]  # [0, 1], 1 on the head, 0 on the neck, which it has in the wrong place
+    hidden_share: Float[Tensor, "batch 1 size size"]
+    hidden: Float[Tensor, "batch 3 size size"]
+    own: Float[Tensor, "batch source 3 size size"]  # visibility, displacement
+    mirrored: Float[Tensor, "batch source 3 size size"]  # the same of the other side of the face
+
+    def relief(self, pose: HeadPose, size_px: int) -> Relief:
+        """What rays are sampled around."""
+        scale = self.depth.shape[-1] // size_px
+        covered = (self.depth > 0).to(self.depth)
+        depth, share, cover = functional.avg_pool2d(torch.cat([self.depth, covered, self.fade], 1), scale).split(1, 1)
+        return Relief(relief(depth / share.clamp_min(1e-6), share > 0.5, pose), cover)
+
+
+@dataclass(frozen=True)
+class Relief:
+    """The driven mesh as the rays see it."""
+
+    depth: Float[Tensor, "batch 1 small small"]
+    cover: Float[Tensor, "batch 1 small small"]
 
 
 class LiteHead(nn.Module):
@@ -285,7 +315,27 @@ def hidden_colours(mesh: OpenHead) -> tuple[Float[Tensor, "vert 3"], Float[Tenso
         shade = 1.0 if name.startswith("eye") else 0.2 + 0.8 * smoothstep(depth, depth.min(), depth.max())[:, None]
         colours[own] = torch.tensor(plain) / SKIN_LUMA * shade * (0.75 if name.startswith("teeth") else 1)
         share[own] = 0.5 if name.startswith("eye") else 1.0
+        if name.startswith("eye"):
+            away = functional.normalize(mesh.mean[own] - mesh.mean[own].mean(0), dim=-1)[:, 2]
+            colours[own[away > IRIS]], colours[own[away > PUPIL]] = torch.tensor(IRIS_COLOUR), 0.05
     return colours, share
+
+
+def on_mesh(head: LiteHead, mesh: DrivenMesh, views: SourceViews, size_px: int) -> OnMesh:
+    """Where the driven mesh is in every photo, at full size."""
+    source = views.pose
+    own = torch.cat([views.vert_seen[..., None], source.camera.project(source.verts)], -1)
+    both = torch.stack([own, own[:, :, head.head.mirror]], 3)  # batch source vert side column
+    both[..., 1:] -= mesh.camera.project(mesh.verts)[:, None, :, None]
+    per_photo = both.permute(0, 2, 1, 3, 4).flatten(2)
+    fade = smoothstep(head.head.head_weight, *HEAD_FADE)[:, None]
+    fixed = torch.cat([fade, head.hidden_share], 1).expand(len(per_photo), -1, -1)
+    hidden = head.hidden_colour * views.light.mean(1)[:, None]
+    columns = torch.cat([fixed, hidden, per_photo], -1)
+    drawn, depth = mesh_picture(head, mesh, columns, size_px)
+    fade, share, hidden, per_photo = drawn.split([1, 1, 3, per_photo.shape[-1]], 1)
+    own, mirrored = per_photo.unflatten(1, (-1, 2, 3)).unbind(2)
+    return OnMesh(depth, fade, share, hidden, own, mirrored)
 
 
 def mesh_picture(

@@ -28,6 +28,8 @@ class OptimConfig:
     slow: list[str] = field(default_factory=lambda: ["style_mlp", "to_style"])
     """Parameters with one of these in their name learn at `slow_factor` times the rate, as released."""
     slow_factor: float = 0.1
+    only: list[str] = field(default_factory=list)
+    """Parameters whose names begin so are trained, the others stay as they are; left out: all."""
     warmup_steps: int = 0  # the rate rises linearly
     milestones: list[int] = field(default_factory=lambda: [130_000, 160_000])  # steps; as released
     gamma: float = 0.2  # factor on the rate at each milestone

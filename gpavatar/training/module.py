@@ -46,6 +46,8 @@ class AvatarTraining(LightningModule):
         """`folder` takes the batch of a loss that is not finite."""
         super().__init__()
         self.config, self.net, self.folder = config, net, folder
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(not config.optim.only or name.startswith(tuple(config.optim.only)))
         self.ema = Ema(net, config.optim.ema_decay) if config.optim.ema_decay else None
         self.guard = LossGuard(folder)
 
