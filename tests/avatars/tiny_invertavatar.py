@@ -14,10 +14,10 @@ TRUNK = TrunkConfig([1, 1, 1, 1], 8)
 
 
 def tiny_config(**changed) -> InvertAvatarConfig:
-    """Pictures of 32 px from planes of 32, 16 × 16 rays with 8 + 8 samples."""
+    """Pictures of 32 px from planes of 64, 16 × 16 rays with 8 + 8 samples."""
     prior = PriorConfig(
         mapping=MappingConfig(8),
-        backbone=StyleGeneratorConfig(32, 8, 128, 8),
+        backbone=StyleGeneratorConfig(64, 8, 256, 8),
         plane_dim=4,
         conditioned_px=(8, 16, 32),
         decoder_dim=8,

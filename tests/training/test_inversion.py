@@ -175,7 +175,8 @@ def test_every_stage_learns_from_where_the_one_before_ended_and_moves_nothing_el
     """Prior -> E_latent -> E_tex and E_tri -> recurrent, each on the same two people over and over, without chance;
     each leaves an avatar maker."""
     changes = ("trainer.max_steps=8", "inversion_training.synthetic_share=0", "trainer.jitter=false", "optim.lr=0.003",
-               "data.augment={flip: 0, brightness: 0, contrast: 0, saturation: 0, tint: 0}", "data.examples_per_epoch=2",
+               "data.augment={flip: 0, brightness: 0, contrast: 0, saturation: 0, tint: 0}",
+               "data.examples_per_epoch=2",
                "log.sheet_examples=0", "data.val=[]", "inversion_training.drawn=1", "checkpoint.every_steps=0",
                "optim.ema_decay=0", "inversion_training.frames=1")  # fmt: skip
     told = config("latent", tmp_path)
