@@ -18,11 +18,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from gpavatar.config import parse_config
-from gpavatar.media.files import check_file, whole_file
+from gpavatar.media.files import check_file, write_tensors
 from gpavatar.types import InputError, one_line
 
 T = TypeVar("T")
@@ -75,7 +74,6 @@ def config_yaml(config: Any) -> str:
 
 def save_weights(tensors: dict[str, Tensor], path: str | Path, info: WeightsInfo) -> None:
     """Write the file; it appears under its name only when whole. InputError where it cannot be written."""
-    path = Path(path)
     metadata = {
         "format": FORMAT,
         "method": info.method,
@@ -84,12 +82,7 @@ def save_weights(tensors: dict[str, Tensor], path: str | Path, info: WeightsInfo
         "config": info.config_yaml,
         "card": info.card,
     }
-    with whole_file(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not save_file: it writes under a name of its own, which a killed process leaves for ever
-        temporary.write_bytes(
-            save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata)
-        )
+    write_tensors(tensors, Path(path), metadata)
 
 
 def read_info(path: str | Path) -> WeightsInfo:

@@ -13,11 +13,10 @@ from typing import Any, TypeVar, get_type_hints
 import torch
 from jaxtyping import jaxtyped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from gpavatar.limits import MAX_AVATAR_BYTES
-from gpavatar.media.files import whole_file
+from gpavatar.media.files import write_tensors
 from gpavatar.types import InputError, one_line
 
 State = TypeVar("State")
@@ -27,13 +26,9 @@ STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch
 
 def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
     """Write `state`; the file appears under its name only when whole. InputError where it cannot be written."""
-    path = Path(path)
     # parts of a state may be one tensor in memory, entries of a file may not
     tensors = {name: _pack(tensor).clone(memory_format=torch.contiguous_format) for name, tensor in _flatten(state, "")}
-    with whole_file(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not save_file: it writes under a name of its own, which a killed process leaves for ever
-        temporary.write_bytes(save(tensors, {"format": FORMAT, **metadata}))
+    write_tensors(tensors, Path(path), {"format": FORMAT, **metadata})
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

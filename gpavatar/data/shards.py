@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from gpavatar.data.sample import Encoding, Role, Sample, decode_sample, encode_sample
 from gpavatar.data.shard_index import (
@@ -46,7 +45,7 @@ from gpavatar.data.shard_index import (
 )
 from gpavatar.data.shard_root import file_sha256, local_copy, open_file, open_stream
 from gpavatar.data.tar_stream import END, RawSample, parse_block, read_samples, tar_block
-from gpavatar.media.files import cannot_write, temporary_name, whole_file
+from gpavatar.media.files import cannot_write, put_in_place, temporary_name, whole_file, write_tensors
 from gpavatar.types import InputError
 
 __all__ = [
@@ -69,11 +68,10 @@ class PackedClip:
 
     def save(self, path: str | Path) -> None:
         """Write one file; under its name only when whole. The same to the byte for the same clip."""
-        columns = {f.name: getattr(self.table, f.name).contiguous() for f in fields(FrameTable)}
+        columns = {f.name: getattr(self.table, f.name) for f in fields(FrameTable)}
         columns["block"] = torch.frombuffer(bytearray(self.block), dtype=torch.uint8)
         about = json.dumps({"info": asdict(self.info), "head": asdict(self.head), "size_px": self.size_px})
-        with whole_file(Path(path)) as temporary:
-            save_file(columns, temporary, {"about": about})
+        write_tensors(columns, Path(path), {"about": about})
 
     @staticmethod
     def load(path: str | Path) -> PackedClip:
@@ -306,7 +304,7 @@ class _OpenShard:
         self.append(END, 0)
         with self._disk():
             self._file.close()
-            self._temporary.replace(self.path)
+            put_in_place(self._temporary, self.path)
         return ShardInfo(self.path.name, self.split, self.num_frames, self.num_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:

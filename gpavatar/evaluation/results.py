@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpavatar.evaluation.face_metrics import FrameScores
 from gpavatar.evaluation.metrics import Column
-from gpavatar.media.files import whole_file
+from gpavatar.media.files import write_tensors
 from gpavatar.types import InputError
 
 
@@ -58,10 +57,7 @@ class ClipScores:
             tensors[f"{number}.true_features"] = take.true_features
             kept = {name: getattr(take, name) for name in NAMES}
             about.append(kept | {"columns": [(column.region, column.metric) for column in take.columns]})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            text = json.dumps({"takes": about, "seconds": self.seconds})
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"about": text})
+        write_tensors(tensors, path, {"about": json.dumps({"takes": about, "seconds": self.seconds})})
 
     @staticmethod
     def load(path: Path) -> ClipScores:

@@ -6,9 +6,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
 
 from gpavatar.types import InputError
 
@@ -36,21 +39,55 @@ def fit_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, on_disk: bool = True) -> Iterator[Path]:
     """A temporary name in the same directory, renamed to `path` when the block ends well, removed when it does not.
 
-    InputError (one line) where the place cannot be written or the disk is full.
+    InputError (one line) where the place cannot be written or the disk is full. With `on_disk` what stands under the
+    name stands there after a power cut too; that takes some 10 ms, too long for what is written by the thousand.
     """
     temporary = temporary_name(path)
     remove_left_over(path)
     try:
         yield temporary
-        temporary.replace(path)
+        put_in_place(temporary, path, on_disk)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):  # a parent that is a file: nothing was written
             temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path, on_disk: bool = True) -> None:
+    """Rename a file that is whole to the name it was made for; with `on_disk`, after its content has reached the disk.
+
+    Of a directory only the name is brought to the disk. OSError where any of this fails.
+    """
+    if on_disk and not temporary.is_dir():
+        _sync(temporary)
+    temporary.replace(path)
+    if on_disk:
+        with suppress(OSError):  # some network disks cannot sync a directory, and the file is there already
+            _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, and its directory where there is none; under its name only when whole.
+
+    The entries are copied to the CPU and made contiguous. InputError where the file cannot be written. safetensors' own
+    `save_file` writes under a name that a killed process leaves for ever, for the user alone to read.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(save(plain, dict(metadata)))
 
 
 def check_writable(path: Path) -> None:

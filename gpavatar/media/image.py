@@ -180,7 +180,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def write_image(path: str | Path, image_u8: UInt8[np.ndarray, "height width channel"], quality: int = 95) -> None:
     """Write a png, jpg or webp (by suffix); under its name only when whole. InputError where it cannot be written."""
     path = Path(path)
-    with whole_file(path) as temporary:
+    with whole_file(path, on_disk=False) as temporary:
         save_image(temporary, image_u8, quality)
 
 

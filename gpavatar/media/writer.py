@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from gpavatar.media.audio import AudioTrack
 from gpavatar.media.compose import add_label
-from gpavatar.media.files import cannot_write, remove_left_over, temporary_name
+from gpavatar.media.files import cannot_write, put_in_place, remove_left_over, temporary_name
 from gpavatar.media.image import save_image
 from gpavatar.media.producer import Producer, this_producer
 from gpavatar.media.provenance import Marks, check_producer, sign
@@ -195,7 +195,7 @@ class FrameWriter:
         self._signed.replace(self._temporary)
 
     def _rename(self, path: Path) -> None:
-        self._temporary.replace(path)
+        put_in_place(self._temporary, path)
 
     def _remove_temporary(self) -> None:
         self._temporary.unlink(missing_ok=True)
@@ -337,7 +337,7 @@ class DirectoryWriter(FrameWriter):
     def _rename(self, path: Path) -> None:
         if path != self.path and path.exists():
             shutil.rmtree(path)
-        self._temporary.replace(path)
+        put_in_place(self._temporary, path)
 
     def _remove_temporary(self) -> None:
         shutil.rmtree(self._temporary, ignore_errors=True)

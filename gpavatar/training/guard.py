@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpavatar.data.batch import Batch
-from gpavatar.media.files import whole_file
+from gpavatar.media.files import write_tensors
 from gpavatar.types import GpavatarError
 
 
@@ -86,11 +85,8 @@ class LossGuard:
 
 def save_batch(batch: Batch, path: Path, step: int) -> None:
     """A batch as safetensors: its tensors by their field ("source.params.jaw_pose"), its place as metadata."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(batch)}
     place = {"step": step, "data_epoch": batch.epoch, "data_step": batch.step}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, {name: str(number) for name, number in place.items()})
+    write_tensors(dict(_tensors(batch)), path, {name: str(number) for name, number in place.items()})
 
 
 def _tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

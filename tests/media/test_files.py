@@ -6,10 +6,13 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from gpavatar.media.files import fit_size, remove_left_over, temporary_name, whole_file
+from gpavatar.media.files import fit_size, remove_left_over, temporary_name, whole_file, write_tensors
 from gpavatar.types import InputError
 
 
@@ -33,6 +36,52 @@ def test_whole_file_leaves_nothing_when_it_does_not(tmp_path):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What is synced and renamed, in this order, by name."""
+    done = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor):
+        done.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def noted_replace(path, target):
+        done.append(("rename", target.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    return done
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at open files in /proc")
+def test_what_stands_under_a_name_is_on_the_disk(tmp_path, steps):
+    path = tmp_path / "folder" / "a.txt"
+    path.parent.mkdir()
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+    assert steps == [("sync", temporary.name), ("rename", "a.txt"), ("sync", "folder")]
+    steps.clear()
+    with whole_file(path, on_disk=False) as temporary:
+        temporary.write_text("newer")
+    assert steps == [("rename", "a.txt")]
+
+
+def test_tensors_are_written_under_no_name_but_ours_and_for_whom_the_user_allows(tmp_path, monkeypatch):
+    """safetensors' own way leaves `.tmpXXXXXX` behind when it is killed, and a file that others cannot read."""
+    path, seen, replace = tmp_path / "folder" / "a.safetensors", [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda old, new: seen.extend(os.listdir(new.parent)) or replace(old, new))
+    before = os.umask(0o027)
+    try:
+        write_tensors({"a": torch.arange(6.0).view(2, 3).T}, path, {"about": "x"})
+    finally:
+        os.umask(before)
+    assert seen == [temporary_name(path).name] and os.listdir(path.parent) == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert torch.equal(load_file(path)["a"], torch.arange(6.0).view(2, 3).T)
 
 
 def number_of_a_dead_process() -> int:
