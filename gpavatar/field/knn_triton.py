@@ -48,9 +48,9 @@ class TritonIndex:
         build_block: int = 256,
         query_block: int = 64,
     ):
-        self.cloud, self.k, self._tiers, self._block = cloud.contiguous(), k, tiers, query_block
+        self.cloud, self.k, self.tiers, self.block = cloud.contiguous(), k, tiers, query_block
         batch, num = cloud.shape[:2]
-        self._lists, self._counts = [], []
+        self.lists, self.counts = [], []
         parent, block = Tier(1, 1), max(build_block, triton.next_power_of_2(k))
         numbers = counts = torch.empty(0, dtype=torch.int32, device=cloud.device)
         for tier in tiers:
@@ -64,8 +64,8 @@ class TritonIndex:
                     PARENT_SIDE=parent.side, PARENT_CAPACITY=parent.capacity, BLOCK=block,
                     num_warps=4, enable_fp_fusion=False,
                 )  # fmt: skip
-            self._lists.append(numbers)
-            self._counts.append(counts)
+            self.lists.append(numbers)
+            self.counts.append(counts)
             parent = tier
 
     def query(self, points: Float[Tensor, "batch sample 3"]) -> Int[Tensor, "batch sample k"]:
@@ -77,13 +77,13 @@ class TritonIndex:
         points = points.detach().contiguous()
         batch, num = points.shape[:2]
         found = torch.empty(batch, num, self.k, dtype=torch.int32, device=points.device)
-        coarse, fine = self._tiers
+        coarse, fine = self.tiers
         with torch.cuda.device_of(points):
-            _query[(triton.cdiv(num, self._block), batch)](
-                points, self.cloud, *self._lists, *self._counts, found, num, self.cloud.shape[1],
+            _query[(triton.cdiv(num, self.block), batch)](
+                points, self.cloud, *self.lists, *self.counts, found, num, self.cloud.shape[1],
                 K=self.k, COARSE_SIDE=coarse.side, COARSE_CAPACITY=coarse.capacity, FINE_SIDE=fine.side,
-                FINE_CAPACITY=fine.capacity, BLOCK=self._block,
-                num_warps=max(1, self._block // 32), enable_fp_fusion=False,
+                FINE_CAPACITY=fine.capacity, BLOCK=self.block,
+                num_warps=max(1, self.block // 32), enable_fp_fusion=False,
             )  # fmt: skip
         return found
 
