@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from gpavatar.interrupt import is_program_of, quiet_while_importing
+
 if TYPE_CHECKING:
     from gpavatar.camera import Camera
     from gpavatar.media.image import read_image, to_u8
@@ -70,6 +72,10 @@ __all__ = [
     "track_clip",
     "write_image",
 ]
+
+
+if is_program_of("gpavatar"):
+    quiet_while_importing()
 
 
 def __getattr__(name: str):

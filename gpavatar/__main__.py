@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from gpavatar.interrupt import quiet_while_importing
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_verb(verbs: dict[str, Verb], argv: Sequence[str] | None, command: str, about: str) -> int:
     """Run `command VERB ...` from a table of verbs; returns the exit code, 2 for a verb that is not in it."""
+    quiet_while_importing()
     argv = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if verb in ("-h", "--help"):

@@ -24,6 +24,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gpavatar.interrupt import heard_by_the_program
 from gpavatar.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH
 from gpavatar.types import GpavatarError, InputError, InputWarning, one_line
 
@@ -75,6 +76,7 @@ def run_program(program: Program, argv: Sequence[str] | None = None, prog: str |
     the function returns (None is 0), 2 with one line on stderr for an error the user can mend, 130 after Ctrl-C, and
     the same after SIGTERM, which stops a program in the same orderly way.
     """
+    heard_by_the_program()
     try:
         with _sigterm_as_ctrl_c(), warnings_in_lines():
             return _parsed(program, sys.argv[1:] if argv is None else argv, prog or Path(sys.argv[0]).name)() or 0

@@ -19,7 +19,7 @@ import gpavatar
 PACKAGE = Path(gpavatar.__file__).parent
 REPOSITORY = PACKAGE.parent
 
-BASE = ["types", "camera", "config", "limits", "version", "assets", "retarget", "streaming", "bands"]
+BASE = ["types", "camera", "config", "limits", "version", "assets", "retarget", "streaming", "bands", "interrupt"]
 ROW_1 = ["media", "pretrained", "face", "tracking", "data"]
 ROW_2 = ["synthesis", "triplane", "field", "render", "avatars", "training", "evaluation"]
 ALSO = {"avatars": ["media", "face"], "training": ROW_1, "evaluation": ROW_1}
