@@ -20,7 +20,7 @@ def l1(
     target: Float[Tensor, "frame 3 height width"],
     weight: Float[Tensor, "frame 1 height width"] | None = None,
 ) -> Float[Tensor, " frame"]:
-    """Σ m |x − y| / 3 Σ m, in [0, 1]; lower is better."""
+    """Σ m |x − y| / 3 Σ m of pictures in [0, 1]: in [0, 1]; lower is better."""
     return weighted_mean((output - target).abs(), weight)
 
 
@@ -29,7 +29,10 @@ def psnr(
     target: Float[Tensor, "frame 3 height width"],
     weight: Float[Tensor, "frame 1 height width"] | None = None,
 ) -> Float[Tensor, " frame"]:
-    """−10 log₁₀(Σ m (x − y)² / 3 Σ m) dB, at most 100; higher is better. The logarithm is taken per frame."""
+    """−10 log₁₀(Σ m (x − y)² / 3 Σ m) dB of pictures in [0, 1], whose peak is 1: in [0, 100]; higher is better.
+
+    The logarithm is taken per frame.
+    """
     error = weighted_mean((output - target) ** 2, weight)
     return -10 * error.clamp_min(10 ** (-PSNR_CEILING_DB / 10)).log10()
 
@@ -39,15 +42,16 @@ def ssim(
     target: Float[Tensor, "frame 3 height width"],
     weight: Float[Tensor, "frame 1 height width"] | None = None,
 ) -> Float[Tensor, " frame"]:
-    """Σ m s / 3 Σ m with s the map of `ssim_map`, in [-1, 1]; higher is better."""
+    """Σ m s / 3 Σ m with s the map of `ssim_map`, of pictures in [0, 1]: in [-1, 1]; higher is better."""
     return weighted_mean(ssim_map(output, target), weight)
 
 
 def ssim_map(
     output: Float[Tensor, "frame 3 height width"], target: Float[Tensor, "frame 3 height width"]
 ) -> Float[Tensor, "frame 3 height width"]:
-    """Structural similarity around every pixel and channel (Wang et al. 2004, eq. 13, K₁ = 0.01, K₂ = 0.03).
+    """Structural similarity around every pixel and channel of pictures in [0, 1], in [-1, 1].
 
+    Wang et al. 2004, eq. 13, K₁ = 0.01, K₂ = 0.03, L = 1:
     s = (2 μ_x μ_y + C₁)(2 σ_xy + C₂) / (μ_x² + μ_y² + C₁)(σ_x² + σ_y² + C₂), moments under an 11 x 11 Gaussian of
     σ = 1.5 px; pictures are mirrored at their borders. torchmetrics computes the same with the Gaussian in two
     dimensions at once, several times slower.

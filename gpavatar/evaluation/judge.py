@@ -52,7 +52,7 @@ class Truth:
 
     target: Target
     depth: Float[Tensor, "frame 1 height width"] | None
-    features: Float[Tensor, "frame feature"]  # Inception's, for FID; no frames where not asked for
+    features: Float[Tensor, "seen feature"]  # Inception's, for FID; none seen where it is not asked for
 
 
 class Judge:

@@ -24,7 +24,7 @@ STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{margin-top:2.5rem;border-bottom:1px solid #8886}table{border-collapse:collapse;font-size:13px}
 th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #8883;font-variant-numeric:tabular-nums}
-th{white-space:nowrap}td small{opacity:.65;white-space:nowrap}
+th{white-space:nowrap}td small{opacity:.65;white-space:nowrap}td strong{color:#dc2626}
 td{vertical-align:top}.scroll{overflow-x:auto}.note{margin:.2rem 0;font-size:13px;opacity:.75}
 .row{display:flex;flex-wrap:wrap;gap:.5rem;margin:.3rem 0 1rem}figure{margin:0;width:190px}
 img{width:100%;display:block}

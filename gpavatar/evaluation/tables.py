@@ -91,9 +91,10 @@ def task_tables(summary: Summary, task: str, numbers: Sequence[int] | None = Non
             for metric in faces
             if (cell := summary.cell(summary.methods[0], task, numbers[0], FRAME, metric)) and cell.num_undefined
         ]
-        note = "lost: frames whose face the detector finds in the target and not in the output; they count as stated"
+        lost = "lost: frames whose face the detector finds in the target and not in the output; they count as stated"
         head = ("method", "N", *(_label(metric) for metric in faces))
-        tables.append(Table(f"{TITLES[task]}: faces", head, tuple(rows), (note, *undefined)))
+        notes = (*_judges(faces), lost, *undefined)
+        tables.append(Table(f"{TITLES[task]}: faces", head, tuple(rows), notes))
     return tables
 
 
@@ -159,6 +160,14 @@ def _estimate(value: Estimate, metric: str, sign: bool = False) -> str:
     return f"{value.mean:{form}}" + (f" [{value.low:{form}}, {value.high:{form}}]" if not math.isnan(value.low) else "")
 
 
+def _judges(metrics: Sequence[str]) -> list[str]:
+    """Whose detector each metric rests on."""
+    of: dict[str, list[str]] = {}
+    for metric in metrics:
+        of.setdefault(ALL_METRICS[metric].detector, []).append(_label(metric, arrow=False))
+    return [f"judged by {detector}: {', '.join(labels)}" for detector, labels in of.items() if detector]
+
+
 def _nothing(change: Estimate) -> bool:
     return change.mean == change.low == change.high == 0
 
@@ -169,8 +178,9 @@ def _label(metric: str, arrow: bool = True) -> str:
 
 
 def _marked_up(cell: str) -> str:
-    """Escaped, an interval in a line of its own."""
-    return INTERVAL.sub(r"\1<br><small>\2</small>", html.escape(cell))
+    """Escaped, an interval in a line of its own, what must not be overlooked marked."""
+    cell = INTERVAL.sub(r"\1<br><small>\2</small>", html.escape(cell))
+    return cell.replace(VERDICTS[WORSE], f"<strong>{VERDICTS[WORSE]}</strong>")
 
 
 def _line(cells: Sequence[str]) -> str:
