@@ -290,7 +290,7 @@ def _page(report: dict) -> str:
             "",
         ]
     if "verdicts" in report:
-        lines += ["## Verdicts on awkward clips, default filters", ""]
+        lines += ["## Verdicts, default filters", ""]
         lines += [f"| clip | footage | {' | '.join(f'for {px} px' for px in JUDGED_PX)} |", "|---|---|---|---|"]
         lines += [f"| {row['clip']} | {row['size']} | {' | '.join(row['verdicts'])} |" for row in report["verdicts"]]
         lines.append("")
