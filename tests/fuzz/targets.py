@@ -292,6 +292,33 @@ def read_result(path: Path, scratch: Path) -> None:
     in_words(examine(path))
 
 
+CONSENT, INPUT_NAME, INPUT_SHA256 = "Jane Doe, to this film", "me.jpg", "0" * 64
+
+
+def credentials_seeds(folder: Path) -> None:
+    """Results so small that most of the file is what is signed."""
+    from gpavatar.media.provenance import Ingredient, Marks
+    from gpavatar.media.writer import open_writer
+
+    marks = Marks(label=False, consent=CONSENT, inputs=(Ingredient(INPUT_NAME, INPUT_SHA256),))
+    for suffix in (".mp4", ".mov", ".png", ".jpg", ".webp"):
+        with open_writer(folder / f"out{suffix}", 32, 32, marks=marks) as writer:
+            writer.write(awkward.marked_frame(32, 32))
+
+
+def read_signed(path: Path, scratch: Path) -> None:
+    """The credentials alone, which `verify` reads only from files whose picture is sound.
+
+    What was broken may still be valid, where the damage lies outside of what is signed, but may not say anything else.
+    """
+    from gpavatar.media.provenance import Ingredient, read_credentials
+
+    found = read_credentials(path)
+    if found is not None and found.valid:
+        said = (found.ai_generated, found.consent, found.inputs)
+        assert said == (True, CONSENT, (Ingredient(INPUT_NAME, INPUT_SHA256),))
+
+
 def weights_seeds(folder: Path) -> None:
     """A learned method in a size that takes no time, in full and half precision."""
     from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, save_weights, to_half
@@ -340,4 +367,5 @@ TARGETS = {
     "shard": Target(shard_seeds, read_shard),
     "index": Target(index_seeds, read_index, 0.5),
     "result": Target(result_seeds, read_result, 0.1),
+    "credentials": Target(credentials_seeds, read_signed, 0.5),
 }
