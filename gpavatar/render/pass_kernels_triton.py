@@ -61,7 +61,7 @@ class Shape:
     out: int
     beta: float
     widened: bool
-    stop: float  # a program ends when no ray of it lets more light through; 0: never
+    stop: float  # a program ends when no ray of it lets more light through; below 0: never
     copies: int  # of the weights' gradients
     kind: tl.dtype  # of the operands of products
     acc: tl.dtype
@@ -243,7 +243,11 @@ def draw(scene, weights, drawn, num_rays, num_samples, num_verts, S: tl.constexp
         tl.full((S.rays,), 0.0, S.acc),
     )
     feats = tl.full((S.rays, S.out), 0.0, S.acc)
-    begin, light = 0, 2.0
+    lane = tl.arange(0, S.rays)
+    there_ray = first_ray + lane < num_rays
+    at = entry * num_rays + first_ray + lane
+    far = tl.load(scene.far + at, mask=there_ray, other=0.0)
+    begin, light = 0, tl.max(tl.where(far > 0, 2.0, -2.0), 0)  # rays that miss are far = 0
     while (begin < num_samples) & (light > S.stop):
         ray, slot, there, x, y, z, t, length = _samples(scene, entry, first_ray, begin, num_rays, num_samples, S)
         found, mixed, share, _ = _looked_up(scene, weights, entry, slot, there, x, y, z, num_verts, S)
@@ -256,13 +260,9 @@ def draw(scene, weights, drawn, num_rays, num_samples, num_verts, S: tl.constexp
         opacity += _per_ray(weight, S)
         depth += _per_ray(weight * t, S)
         before += _per_ray(thickness, S)
-        light = tl.exp(-tl.min(before, 0)).to(tl.float32)
+        light = tl.max(tl.where(far > 0, tl.exp(-before), -2.0), 0).to(tl.float32)
         begin += S.step
 
-    lane = tl.arange(0, S.rays)
-    there_ray = first_ray + lane < num_rays
-    at = entry * num_rays + first_ray + lane
-    far = tl.load(scene.far + at, mask=there_ray, other=0.0)
     tl.store(drawn.opacity + at, opacity, mask=there_ray)
     tl.store(drawn.depth + at, (depth + far * FLOOR) / (opacity + FLOOR), mask=there_ray)
     tl.store(drawn.feats + at[:, None] * S.out + tl.arange(0, S.out)[None, :], feats, mask=there_ray[:, None])
@@ -303,7 +303,8 @@ def draw_gradient(scene, weights, drawn, given, total, into, num_rays, num_sampl
     of_ray = tl.full((S.rays, S.colour), 0.0, S.acc)
     sums = tl.load(total + ray_lane, mask=there_ray, other=0.0).to(S.acc)
 
-    for begin in range(0, num_samples, S.step):
+    hit = tl.max(tl.load(scene.far + ray_lane, mask=there_ray, other=0.0), 0) > 0
+    for begin in range(0, tl.where(hit, num_samples, 0), S.step):
         ray, slot, there, x, y, z, t, length = _samples(scene, entry, first_ray, begin, num_rays, num_samples, S)
         found, mixed, share, divisor = _looked_up(scene, weights, entry, slot, there, x, y, z, num_verts, S)
         h, g, raw, q, colour = _decoded(weights, entry, ray, there, found, mixed, share, S)

@@ -64,11 +64,11 @@ class Place:
     numbers: Int[Tensor, "batch number k"] | None  # neighbours of each sample
 
 
-def draw_pass(field: HeadField, weights: FoldedField, place: Place, fast: bool, stop: float = 0.0) -> Drawn:
+def draw_pass(field: HeadField, weights: FoldedField, place: Place, fast: bool, stop: float = -1.0) -> Drawn:
     """Features on black, opacity and depth per ray, thickness per sample: `_look` and `_composite` of `volume.py`.
 
-    `fast`: products of bfloat16. A group of rays ends where none lets more light through than `stop`, which must be 0
-    for gradients.
+    `fast`: products of bfloat16. A group of rays ends where none lets more light through than `stop`; that
+    must be negative for gradients.
     """
     points = field.points
     task = _Task(field, place, fast, stop)
@@ -168,7 +168,7 @@ class _Pass(torch.autograd.Function):
         scene, saved = Scene(*saved[: len(Scene._fields)]), saved[len(Scene._fields) :]
         packed, drawn = Weights(*saved[: len(Weights._fields)]), Drawn(*saved[len(Weights._fields) :])
         launch = LAUNCHES.gradient
-        shape = replace(ctx.shape, rays=launch.rays, step=launch.step, stop=0.0)
+        shape = replace(ctx.shape, rays=launch.rays, step=launch.step, stop=-1.0)
         exact = drawn.feats.dtype
         given = Drawn(_padded(feats, (shape.out,), exact), *_plain(exact, opacity, depth, thickness))
         floor = kernels.FLOOR.value

@@ -71,7 +71,7 @@ def _look(
     numbers = None
     if field.points is not None:
         numbers = _numbers(field.points.index, rays.at(t).flatten(1, 2).clamp(-1, 1))
-    stop = STOP if fast and not torch.is_grad_enabled() else 0.0
+    stop = STOP if fast and not torch.is_grad_enabled() else -1.0
     drawn = draw_pass(field, weights, Place(rays, t, length, numbers), fast, stop)
     out = volume.RayOutput(drawn.feats, drawn.opacity, drawn.depth, -torch.expm1(-drawn.thickness))
     return out, ray_weights(drawn.thickness.detach())
