@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gpavatar.avatars.gpavatar_lite_picture import (
@@ -28,7 +28,6 @@ from gpavatar.avatars.gpavatar_lite_picture import (
 )
 from gpavatar.avatars.gpavatar_lite_warp import (
     HIDDEN,
-    MAPS_PX,
     OCCLUDED,
     SHARPNESS,
     THICKNESS,
@@ -93,9 +92,8 @@ class Person:
     """What is made of the photos once."""
 
     views: SourceViews
-    maps: Float[Tensor, "batch source channel small small"]  # RGB and alpha, those behind, relief, shallow features
+    maps: Float[Tensor, "batch source map small small"]  # RGB and alpha, those behind, relief, shallow features
     planes: Float[Tensor, "batch 3 channel plane plane"]  # fused
-    present: Bool[Tensor, "batch source"]
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,6 @@ class GPAvatarLite(nn.Module):
         image: Float[Tensor, "batch source 3 height width"],
         alpha: Float[Tensor, "batch source 1 height width"],
         pose: HeadPose,
-        present: Bool[Tensor, "batch source"] | None = None,
     ) -> Person:
         """Photos, mattes and the heads in them -> what a person is driven from. Once per person."""
         batch, sources = image.shape[:2]
@@ -182,10 +179,9 @@ class GPAvatarLite(nn.Module):
         upright = align(flat, type(camera)(camera.c2w.flatten(0, 1), camera.intrinsics.flatten(0, 1)), flat.shape[-1])
         planes = self.encoder(upright).unflatten(0, (batch, sources))
         shallow = self.shallow(torch.cat([flat, alpha.flatten(0, 1)], 1)).unflatten(0, (batch, sources))
-        small = functional.interpolate(views.picture.flatten(0, 1), (MAPS_PX, MAPS_PX), mode="area")
+        small = functional.avg_pool2d(views.picture.flatten(0, 1), 2)
         maps = torch.cat([small.unflatten(0, (batch, sources)), views.behind, views.relief, shallow], 2)
-        present = image.new_ones(batch, sources, dtype=torch.bool) if present is None else present
-        return Person(views, maps, self.attention(planes, present), present)
+        return Person(views, maps, self.attention(planes))
 
     def forward(
         self, person: Person, pose: HeadPose, *, jitter: bool = False, rng: torch.Generator | None = None
@@ -222,7 +218,7 @@ class GPAvatarLite(nn.Module):
         told = accumulate(weights + faint, values[..., num:]) / (weights + faint).sum(-1, keepdim=True)
         depth = ((weights + faint) * t).sum(-1) / (weights + faint).sum(-1) * forward
         low, told, opacity, depth = (_picture(x, size) for x in (seen, told, opacity[..., None], depth[..., None]))
-        base = put_in_place(person.views, person.present, at_mesh, told, opacity)
+        base = put_in_place(person.views, at_mesh, told, opacity)
         if not config.pixels:
             colour, alpha = (enlarged(x, config.size_px) for x in (low[:, :3] / opacity.clamp_min(1e-2), opacity))
             base = Gathered(colour, alpha, base.hints)
@@ -286,11 +282,10 @@ class GPAvatarLite(nn.Module):
         # Far before or behind what the photo shows of the head it says nothing; the mesh has the rest.
         alpha = alpha * (1 - smoothstep(past.abs() * carried.follow[:, None], *THICKNESS))[..., None]
         visible = torch.lerp(beside, carried.seen, carried.near[:, None]) * in_frame(carried.at)
-        visible = visible * person.present[..., None]
         tells = [visible[..., None], past.clamp(-1, 1)[..., None]]
         tells += [carried.near[:, None, :, None].expand_as(alpha), rgb, alpha, shallow]
         prefer = self.choice(torch.cat(tells, -1))[..., 0].clamp(-4, 4)
-        share = (visible**SHARPNESS + HIDDEN**2 * person.present[..., None]) * prefer.exp()
+        share = (visible**SHARPNESS + HIDDEN**2) * prefer.exp()
         share = share / share.sum(1, keepdim=True)
         seen = visible.amax(1)
         mixed = (share[..., None] * torch.cat([rgb, alpha, shallow, covered], -1)).sum(1)
@@ -298,8 +293,8 @@ class GPAvatarLite(nn.Module):
         matte = matte[..., 0] + (1 - seen) * (cover - matte[..., 0]).clamp_min(0)
 
         place = torch.stack([(behind * 10).tanh(), matte, seen, carried.near, carried.follow], -1)
-        known = torch.cat([rgb, shallow], -1) * config.pixels
-        raw = self._raw(frame, points, near, torch.cat([known, place], -1), matte)
+        rgb, shallow = rgb * config.pixels, shallow * config.pixels
+        raw = self._raw(frame, points, near, torch.cat([rgb, shallow, place], -1), matte)
         dense, fog, change, feats = raw.split([1, 1, 3, config.feat_dim], -1)
         shape = torch.exp(-(((behind - SKIN[0]) / SKIN[1]) ** 2)) * DENSITY
         sigma = matte * (shape * dense[..., 0].clamp(-4, 4).exp() + functional.softplus(fog[..., 0] - 4))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gpavatar.avatars.gpavatar_lite_warp import HIDDEN, SHARPNESS, OnMesh, SourceViews
@@ -21,6 +21,7 @@ from gpavatar.avatars.portrait_layers import smoothstep
 from gpavatar.synthesis.style_layers import leaky
 
 BELIEVED = (0.05, 0.3)  # cosines of the best view of a spot between which a photo begins to be believed
+GRAZING = (0.0, 0.08)  # between which it is preferred to the mirrored other side
 FLOW_PX = 8.0  # of a 256 px picture: longest flow
 CORRECTIONS = 6  # flow (2), colour (3), alpha (1)
 
@@ -61,7 +62,6 @@ def gather(
 
 def put_in_place(
     views: SourceViews,
-    present: Bool[Tensor, "batch source"],
     mesh: OnMesh,
     told: Float[Tensor, "batch column small small"],
     opacity: Float[Tensor, "batch 1 small small"],
@@ -76,9 +76,8 @@ def put_in_place(
     opacity, seen, covered, per_photo = large.split([1, 1, 1, large.shape[1] - 3], 1)
     per_photo, fade = per_photo.unflatten(1, (-1, 3)), mesh.fade[:, None]
     share = per_photo[:, :, :1].clamp_min(1e-6)
-    there = present[:, :, None, None, None]
-    visible, mirrored = (one[:, :, :1] * there for one in (mesh.own, mesh.mirrored))
-    here = smoothstep(visible.amax(1, keepdim=True), *BELIEVED)
+    visible, mirrored = (one[:, :, :1] for one in (mesh.own, mesh.mirrored))
+    here = smoothstep(visible.amax(1, keepdim=True), *GRAZING)
     own = share * torch.lerp(torch.ones_like(visible), visible**SHARPNESS + HIDDEN, fade)
     other = share * mirrored**SHARPNESS * (1 - here) * fade
     shares = torch.cat([own, other], 1)

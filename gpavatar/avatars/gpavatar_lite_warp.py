@@ -32,7 +32,6 @@ SHARPNESS = 6  # of visibility when photos are blended (`face/texture.py`)
 HIDDEN = 1e-4  # weight that is left to a photo which does not see a point; it decides where none does
 OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
 THICKNESS = (0.2, 0.45)  # units from what a photo shows of head and hair within which it is believed to be there
-MAPS_PX = 128  # side of what samples look up
 BUST = 0.98  # head weight below which skin belongs to neck and shoulders
 IRIS, PUPIL = 0.87, 0.975  # cosines with the axis of an eyeball beyond which it has these colours
 IRIS_COLOUR = (0.30, 0.20, 0.14)
@@ -186,15 +185,15 @@ class LiteHead(nn.Module):
         image, alpha, flat = image.flatten(0, 1), alpha.flatten(0, 1), map_tensors(pose, lambda t: t.flatten(0, 1))
         sure = smoothstep(alpha, 0.8, 0.98)
         picture = torch.cat([grown(image, sure), alpha], 1)
-        depth, covered = self._depth(flat, self.drawn)
+        depth, covered = self._depth(flat, self.drawn, image.shape[-1] // 2)
         seen = self._vert_seen(flat, depth, covered)
         at = flat.camera.project(flat.verts) * 2 - 1
         brightness = functional.grid_sample(picture[:, :3], at[:, None], align_corners=False).mean(1)[:, 0]
         weight = torch.zeros_like(seen).index_copy(1, self.skin, seen[:, self.skin])
         light = ((weight * brightness).sum(1) / weight.sum(1).clamp_min(1e-6)).clamp_min(0.02)
         behind = self._behind(picture, flat, depth)
-        found = SourceViews(flat, seen, picture, behind, relief(depth, covered, flat), light[:, None])
-        return map_tensors(found, lambda tensor: tensor.unflatten(0, batch))
+        found = seen, picture, behind, relief(depth, covered, flat), light[:, None]
+        return SourceViews(pose, *(tensor.unflatten(0, batch) for tensor in found))
 
     def driven(self, pose: HeadPose, views: SourceViews) -> DrivenMesh:
         """The head of a frame beside its photos."""
@@ -208,9 +207,9 @@ class LiteHead(nn.Module):
         follow = follow.expand(len(verts), -1, -1)
         return DrivenMesh(pose.camera, pose.neck, verts, torch.cat([follow, columns], -1), source.verts.shape[1])
 
-    def _depth(self, pose: HeadPose, faces: Int[Tensor, "face 3"]) -> tuple[Tensor, Tensor]:
-        screen = to_screen(pose.verts, pose.camera, MAPS_PX, MAPS_PX)
-        fragments = rasterize(screen, faces, MAPS_PX, MAPS_PX)
+    def _depth(self, pose: HeadPose, faces: Int[Tensor, "face 3"], size_px: int) -> tuple[Tensor, Tensor]:
+        screen = to_screen(pose.verts, pose.camera, size_px, size_px)
+        fragments = rasterize(screen, faces, size_px, size_px)
         return fragments.depth[:, None], fragments.covered[:, None]
 
     def _behind(
@@ -220,12 +219,12 @@ class LiteHead(nn.Module):
         depth: Float[Tensor, "batch 1 small small"],
     ) -> Float[Tensor, "batch 4 small small"]:
         """Colours of the body carried on behind the head; of its outline there what the mesh's neck covers."""
-        picture = functional.interpolate(picture, (MAPS_PX, MAPS_PX), mode="area")
-        bust_depth, bust = self._depth(pose, self.bust)
+        picture, size = functional.avg_pool2d(picture, 2), depth.shape[-1]
+        bust_depth, bust = self._depth(pose, self.bust, size)
         head = (depth > 0) & ~(bust & (bust_depth <= depth + 1e-4))
         head = functional.max_pool2d(head.float(), 5, 1, 2)
         chin = pose.camera.project(pose.verts[:, self.skull])[..., 1].amax(1)[:, None, None, None]
-        rows = ((torch.arange(MAPS_PX, device=head.device) + 0.5) / MAPS_PX)[None, None, :, None]
+        rows = ((torch.arange(size, device=head.device) + 0.5) / size)[None, None, :, None]
         own = (1 - head) * smoothstep(rows - chin, -0.06, 0.0)
         colour = grown(picture[:, :3], own * smoothstep(picture[:, 3:], 0.8, 0.98))
         covered = functional.avg_pool2d(bust.float(), 3, 1, 1)
@@ -241,7 +240,7 @@ class LiteHead(nn.Module):
         front = torch.where(covered, depth, torch.inf).nan_to_num(posinf=1e3)
         front = functional.grid_sample(front, at[:, None] * 2 - 1, mode="nearest", align_corners=False)[:, 0, 0]
         slope = ((1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)).clamp_max(6.0)
-        pixel = z / (pose.camera.intrinsics[:, None, 0] * MAPS_PX)
+        pixel = z / (pose.camera.intrinsics[:, None, 0] * depth.shape[-1])
         return cosine * (z <= front + pixel * (1 + slope)) * in_frame(at)
 
 
@@ -290,8 +289,8 @@ def relief(
 def grown(
     values: Float[Tensor, "batch channel size size"], weight: Float[Tensor, "batch 1 size size"]
 ) -> Float[Tensor, "batch channel size size"]:
-    """Values of weight 1 as they are, elsewhere a smooth continuation; the twin of `media.inpaint.push_pull` for a
-    batch of squares with sides that are powers of two."""
+    """Values of weight 1 as they are, elsewhere a smooth continuation, between the values around; `push_pull` of
+    `media/inpaint.py` for a batch, and for sides that are powers of two. All weights 0 gives 0."""
     if values.shape[-1] == 1:
         return values * (weight > 0)
     sums = functional.avg_pool2d(torch.cat([values * weight, weight], 1), 2)
