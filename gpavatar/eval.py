@@ -24,7 +24,7 @@ from gpavatar.evaluation.compare import FRAMES_FILE, METRICS_FILE, compare, diff
 from gpavatar.evaluation.protocols import ProtocolConfig
 from gpavatar.evaluation.report import report_html
 from gpavatar.evaluation.results import frames_csv
-from gpavatar.evaluation.run import Evaluation
+from gpavatar.evaluation.run import Evaluation, Unit
 from gpavatar.evaluation.source_copy import SourceCopy
 from gpavatar.evaluation.summary import Summary, summarize
 from gpavatar.evaluation.tables import table_md
@@ -68,7 +68,7 @@ def evaluate(
     labels, methods = load_methods([*protocol.baselines, *model], device)
     evaluation = Evaluation(protocol, methods, folder, str(choose_device(device)), labels)
     if fabric is None:
-        _one_after_the_other(evaluation)
+        measure(evaluation, evaluation.missing, len(evaluation.units))
     elif not share(evaluation, fabric):
         return 0
     summary = write_results(evaluation)
@@ -111,12 +111,13 @@ def write_results(evaluation: Evaluation) -> Summary:
     return summary
 
 
-def _one_after_the_other(evaluation: Evaluation) -> None:
-    units, missing = evaluation.units, evaluation.missing
+def measure(evaluation: Evaluation, units: Sequence[Unit], total: int, shown: bool = True) -> None:
+    """One unit after the other, with a progress bar on which the others of `total` are done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("measuring", total=len(units), completed=len(units) - len(missing))
-        for unit in evaluation.do_missing():
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as progress:
+        task = progress.add_task("measuring", total=total, completed=total - len(units))
+        for unit in units:
+            evaluation.do(unit)
             done = f"{evaluation.labels[unit.method]}, {evaluation.plans[unit.clip].clip}"
             progress.update(task, advance=1, description=done)
 
@@ -136,13 +137,12 @@ def launched(devices: int, device: str):
 def share(evaluation: Evaluation, fabric) -> bool:
     """Do this process's part of what is missing; True in the process that goes on to write the results.
 
-    A clip's methods stay in one process, which reads what is true of the clip once.
+    A clip's methods stay in one process, which reads what is true of the clip once. The bar is of the first process.
     """
     missing = fabric.broadcast(evaluation.missing)
     clips = sorted({unit.clip for unit in missing})[fabric.global_rank :: fabric.world_size]
-    for unit in [unit for unit in missing if unit.clip in clips]:
-        evaluation.do(unit)
-        print(f"{evaluation.labels[unit.method]}, {evaluation.plans[unit.clip].clip}", file=sys.stderr)
+    own = [unit for unit in missing if unit.clip in clips]
+    measure(evaluation, own, len(own), fabric.is_global_zero)
     fabric.barrier()
     return fabric.is_global_zero
 

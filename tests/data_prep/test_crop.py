@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.crop import SIDE, SKULL, cut, following_crops, on_black
+from data_prep.crop import SKULL, cut, following_crops, on_black
 from data_prep.settings import CropConfig, PrepConfig
 from gpavatar.camera import Camera
 from gpavatar.face.open_head import OpenHead
@@ -55,7 +55,7 @@ def test_the_first_square_is_around_the_skull_and_the_others_follow_slowly(head)
     for frame, square in enumerate(following_crops(track, head, 3.0)):
         smooth = 0.03 * box_of(head, track, frame) + 0.97 * smooth
         width, height = (smooth[2:] - smooth[:2]).tolist()
-        assert square.side_px == pytest.approx(3 * SIDE * (width * height) ** 0.5, rel=1e-4)
+        assert square.side_px == pytest.approx(3 * 1.65 * (width * height) ** 0.5, rel=1e-4)
         assert square.x_px + square.side_px / 2 == pytest.approx(3 * float(smooth[0] + smooth[2]) / 2, abs=1e-2)
         assert square.y_px + square.side_px / 2 == pytest.approx(3 * float(smooth[1] + smooth[3]) / 2, abs=1e-2)
 
