@@ -22,7 +22,8 @@ def equalised_groups(
     """Adam's parameter groups: rate · factor(name) / √inputs for what is multiplied with inputs, rate · factor(name)
     for biases, constants and noise strengths. `factor` as StyleGAN2's lr_multiplier: 0.01 for its mapping network."""
     groups = defaultdict(list)
-    for name, parameter in net.named_parameters():
+    learning = ((name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad)
+    for name, parameter in learning:
         weight = name.rpartition(".")[2] == "weight" and parameter.ndim > 1
         inputs = parameter[0].numel() if weight else 1
         groups[factor(name) / math.sqrt(inputs)].append(parameter)

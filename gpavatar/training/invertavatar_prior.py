@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -43,7 +42,7 @@ from gpavatar.training.sheet import Sheet
 from gpavatar.training.validation import validation_metrics
 from gpavatar.types import InputError, map_tensors
 
-MAP_PX = 128  # side of the landmark map
+LAZY = ("r1", "roughness")  # terms of a few steps only
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Drawn:
 
     out: PriorOutput
     field: PlaneField
-    pictures: Pictures
+    asked: Views  # how they were to be posed, and seen from where
+    verts: Float[Tensor, "batch vert 3"]  # of these
 
 
 class PriorTraining(AvatarTraining):
@@ -115,40 +115,45 @@ class PriorTraining(AvatarTraining):
     def training_step(self, batch: Batch) -> None:
         """See the head of this file."""
         seed_step(self.config.seed, batch, self.global_rank)
+        self._set_rates()
         step, settings = self.global_step, self.settings
-        drawn = self._draw_people(batch, jitter=self.config.trainer.jitter)
+        drawn = self.draw_people(batch, jitter=self.config.trainer.jitter)
         terms = self._reconstruction(drawn.out, batch)
         loss, found = terms.total(settings), terms.named()
         if self.schedule.adversarial_at(step):
-            found |= self._step_judge(batch, drawn.pictures)
-            found["fooling"] = self.judge.fooling(drawn.pictures, self.schedule.blur_px(self._images(batch)))
+            fake = self.fake(drawn)
+            found |= self._step_judge(batch, fake)
+            found["fooling"] = self.judge.fooling(fake, self.schedule.blur_px(self._images(batch)))
             loss = loss + settings.adversarial * found["fooling"]
         if step % settings.density_every == 0:
             found["roughness"] = density_roughness(drawn.field, len(drawn.out.image), device=self.device)
             loss = loss + settings.density * settings.density_every * found["roughness"]
         self.guard.watch(loss, batch, step)
         self._step_generators(loss)
-        if self.global_step % self.config.trainer.log_every == 0:
-            values = {f"train/{name}": value.detach() for name, value in (found | {"loss": loss}).items()}
-            self.log_dict(values, sync_dist=True, batch_size=len(drawn.out.image))
+        said = found | {"loss": loss}
+        if self.global_step % self.config.trainer.log_every:
+            said = {name: said[name] for name in LAZY if name in said}  # the last one is what a log shows
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in said.items()}, batch_size=len(drawn.out.image)
+        )
 
     def validation_step(self, batch: Batch) -> None:
         """Where there is a truth, how near it is; where there is a discriminator, what it makes of people that it does
         not know."""
         seed_step(self.config.seed, batch, self.global_rank)
-        drawn, found = self._draw_people(batch, jitter=False), {}
+        drawn, found = self.draw_people(batch, jitter=False), {}
         if self.net.latent is not None:
             found = validation_metrics(drawn.out.image, batch.target, self.perceptual)
             found["loss"] = self._reconstruction(drawn.out, batch).total(self.settings)
         if self.schedule.adversarial_at(self.global_step):
-            real, blur_px = self._real(batch, drawn.pictures), self.schedule.blur_px(self._images(batch))
-            found["real"], found["fake"] = (self.judge(one, blur_px).mean() for one in (real, drawn.pictures))
+            fake, blur_px = self.fake(drawn), self.schedule.blur_px(self._images(batch))
+            found["real"], found["fake"] = (self.judge(one, blur_px).mean() for one in (self.real(batch, fake), fake))
         options = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": len(drawn.out.image)}
         self.log_dict({f"val/{name}": value for name, value in found.items()}, **options)
 
     def terms(self, batch: Batch, *, jitter: bool) -> tuple[Float[Tensor, "batch 3 size size"], PriorTerms]:
         """What is wrong with the pictures of a batch, as far as a truth can tell."""
-        drawn = self._draw_people(batch, jitter=jitter)
+        drawn = self.draw_people(batch, jitter=jitter)
         return drawn.out.image, self._reconstruction(drawn.out, batch)
 
     def draw(self, batch: Batch) -> Sheet:
@@ -162,32 +167,30 @@ class PriorTraining(AvatarTraining):
         raw_px = self.schedule.raw_px(self._images(batch))
         return prior_sheet(self.prior, styles, batch.target, head, surface, raw_px)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generators and for the discriminator, with equalised rates; both follow `rate_factor`."""
         config, settings = self.config.optim, self.settings
 
         def share(name: str) -> float:
             return settings.mapping_rate if name.startswith("mapping.") else 1.0
 
-        groups = equalised_groups(self.prior, config.lr, share)
+        groups = equalised_groups(self.prior, settings.generator_lr, share)
         if self.net.latent is not None:
             groups.append({"params": list(self.net.latent.parameters()), "lr": settings.latent_lr})
         options = {"betas": tuple(config.betas), "fused": self.device.type == "cuda"}
         optimizers = [torch.optim.Adam(groups, **options)]
         if self.judge is not None:
             optimizers.append(torch.optim.Adam(equalised_groups(self.judge, settings.discriminator_lr), **options))
-
-        def factor(step: int) -> float:
-            return rate_factor(step, config, self.config.trainer.max_steps)
-
-        return optimizers, [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["initial_lr"] = group["lr"]
+        return optimizers
 
     def _step_judge(self, batch: Batch, fake: Pictures) -> dict[str, Tensor]:
         blur_px, penalised = self.schedule.blur_px(self._images(batch)), self.global_step % self.settings.r1_every == 0
         optimizer = self.optimizers()[1].optimizer  # not its wrapper: the trainer counts the generators' steps alone
         self.judge.requires_grad_(True)
         verdict = self.judge.compare(
-            self._real(batch, fake), map_tensors(fake, Tensor.detach), blur_px, penalised=penalised
+            self.real(batch, fake), map_tensors(fake, Tensor.detach), blur_px, penalised=penalised
         )
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(verdict.loss)
@@ -205,10 +208,15 @@ class PriorTraining(AvatarTraining):
         optimizer.step()
         if self.ema:
             self.ema.update()
-        for scheduler in [self.lr_schedulers()] if self.judge is None else self.lr_schedulers():
-            scheduler.step()
 
-    def _draw_people(self, batch: Batch, *, jitter: bool) -> Drawn:
+    def _set_rates(self) -> None:
+        """Of this step; Lightning's schedulers would ask for a step of the judge in each."""
+        factor = rate_factor(self.global_step, self.config.optim, self.config.trainer.max_steps)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def draw_people(self, batch: Batch, *, jitter: bool) -> Drawn:
         """Where there is a truth, as it is posed; else as the first source, which no real picture of the batch is."""
         asked = batch.target if self.net.latent is not None else map_tensors(batch.source, lambda tensor: tensor[:, 0])
         head, surface, _ = self._constants
@@ -218,8 +226,20 @@ class PriorTraining(AvatarTraining):
         planes = self.prior.planes(self.prior.canonical(styles), self.prior.views(verts, surface))
         size_px = self.schedule.raw_px(self._images(batch))
         out = self.prior.render(planes, styles[:, -1], asked.camera, size_px=size_px, jitter=jitter)
-        pictures = Pictures(out.image, out.raw, self._landmarks(asked, verts), asked.camera)
-        return Drawn(out, PlaneField(self.prior.decoder, planes), pictures)
+        return Drawn(out, PlaneField(self.prior.decoder, planes), asked, verts)
+
+    def fake(self, drawn: Drawn) -> Pictures:
+        """What was drawn, for the judge."""
+        landmarks = self._landmarks(drawn.asked, drawn.verts)
+        return Pictures(drawn.out.image, drawn.out.raw, landmarks, drawn.asked.camera)
+
+    def real(self, batch: Batch, fake: Pictures) -> Pictures:
+        """The targets, for the judge: their raw part as small as that of what is drawn."""
+        target, image = batch.target, on_black(batch.target)
+        raw = functional.interpolate(image, fake.raw.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+        with torch.no_grad():
+            landmarks = self._landmarks(target, self._constants[0].verts(target.params))
+        return Pictures(image, raw, landmarks, target.camera)
 
     def _styles(self, batch: Batch, camera: Camera) -> Float[Tensor, "batch layer style"]:
         """Of the first source's person, or of somebody by chance, who may be told another's pose."""
@@ -236,16 +256,9 @@ class PriorTraining(AvatarTraining):
 
     def _landmarks(self, views: Views, verts: Float[Tensor, "batch vert 3"]) -> Float[Tensor, "batch 3 map map"]:
         topology = self._constants[0].topology
-        return landmark_map(views.camera.project(topology.mediapipe.on(verts, topology.faces)), MAP_PX)
-
-    def _real(self, batch: Batch, drawn: Pictures) -> Pictures:
-        """The targets, made as small for their raw part as what is drawn."""
-        image, target = on_black(batch.target), batch.target
-        size = drawn.raw.shape[-2:]
-        raw = functional.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-        with torch.no_grad():
-            landmarks = self._landmarks(target, self._constants[0].verts(target.params))
-        return Pictures(image, raw, landmarks, target.camera)
+        return landmark_map(
+            views.camera.project(topology.mediapipe.on(verts, topology.faces)), self.settings.landmark_px
+        )
 
     def _reconstruction(self, out: PriorOutput, batch: Batch) -> PriorTerms:
         if self.net.latent is None:

@@ -47,7 +47,8 @@ class AvatarTraining(LightningModule):
         super().__init__()
         self.config, self.net, self.folder = config, net, folder
         for name, parameter in net.named_parameters():
-            parameter.requires_grad_(not config.optim.only or name.startswith(tuple(config.optim.only)))
+            if config.optim.only and not name.startswith(tuple(config.optim.only)):
+                parameter.requires_grad_(False)  # a method may hold back some of its own
         self.ema = Ema(net, config.optim.ema_decay) if config.optim.ema_decay else None
         self.guard = LossGuard(folder)
 

@@ -31,7 +31,9 @@ class PriorTrainingConfig:
 
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     discriminator_lr: float = 0.002
-    mapping_rate: float = 0.01  # of the mapping network, as a share of the rate
+    generator_lr: float = 0.0025
+    landmark_px: int = 128  # side of the map of the landmarks
+    mapping_rate: float = 0.01  # of the mapping network, as a share of the generators'
     latent_lr: float = 1e-4  # of E_latent (reconstruction)
     adversarial_from: int = -1  # step at which the discriminator comes into a reconstruction; -1: never
     adversarial: float = 1.0
