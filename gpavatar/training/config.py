@@ -51,6 +51,7 @@ class TrainerConfig:
     clip_norm: float = 1.0  # longest gradient; 0: any
     jitter: bool = True  # samples along rays at random within their intervals
     channels_last: bool = True
+    fused: bool = True  # field and compositing by the fused kernels, where the device has them (CUDA); gpavatar only
     compile: Literal["auto", "on", "off"] = "auto"  # the 2-D networks and the radiance head; auto: on CUDA
     log_every: int = 50  # steps; only then does the program wait for the device
     val_every: int = 2_000  # steps

@@ -14,6 +14,7 @@ from gpavatar.data.batch import Batch
 from gpavatar.data.shard_index import HeadInfo
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.face.open_head import OpenHead
+from gpavatar.field.twin import Precision, choose_twin
 from gpavatar.pretrained.perceptual import Perceptual
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.losses import LossTerms, gpavatar_losses, on_black
@@ -37,6 +38,7 @@ class GPAvatarTraining(AvatarTraining):
         super().__init__(config, GPAvatar(config.gpavatar, num_verts, info.n_expression + 9), folder)
         # Constants: outside the module's own parts, so that they are neither saved nor counted.
         self._constants = (head, Perceptual(config.loss.trunk) if config.loss.perceptual else None)
+        self.precision: Precision = "reference"  # of the field and its compositing
 
     @property
     def perceptual(self) -> Perceptual | None:
@@ -61,6 +63,8 @@ class GPAvatarTraining(AvatarTraining):
         self._constants = (head, perceptual.to(device) if perceptual else None)
         if trainer.channels_last:
             use_channels_last(self.images)
+        if trainer.fused and choose_twin("exact", device, gradient=True) == "triton":
+            self.precision = "fast" if trainer.precision == "bf16" else "exact"
         if trainer.precision == "bf16":
             self.use_bf16()
         if trainer.compile == "on" or (trainer.compile == "auto" and device.type == "cuda"):
@@ -69,6 +73,8 @@ class GPAvatarTraining(AvatarTraining):
     def use_bf16(self) -> None:
         """Encoder, attention, field and super-resolution compute in bf16; cameras, rays and compositing do not."""
         run_in_bf16([*self.images, self.net.attention])
+        if self.precision == "fast" and self.config.gpavatar.point_field.normalised_over == "neighbours":
+            return  # the fused kernels see to it themselves
         plain = self.net.head_field
 
         def head_field(planes: Tensor, signal: HeadSignal) -> Bf16Field:
@@ -84,7 +90,7 @@ class GPAvatarTraining(AvatarTraining):
         aligned = self.net.align(on_black(source).flatten(0, 1), cameras).unflatten(0, source.image.shape[:2])
         with torch.no_grad():
             signal = HeadSignal(self._constants[0].verts(target.params), signal_params(target.params))
-        return self.net(aligned, signal, target.camera, jitter=jitter)
+        return self.net(aligned, signal, target.camera, jitter=jitter, precision=self.precision)
 
     def terms(self, batch: Batch, *, jitter: bool) -> tuple[Float[Tensor, "batch 3 size size"], LossTerms]:
         """See `AvatarTraining`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jaxtyping
 import pytest
@@ -13,8 +14,9 @@ from gpavatar.avatars.gpavatar import GPAvatarOutput
 from gpavatar.data.batch import Batch
 from gpavatar.data.module import ShardDataModule
 from gpavatar.field.knn_trees import ScipyIndex
+from gpavatar.render.volume import render_volume
 from gpavatar.training.gpavatar import GPAvatarTraining
-from gpavatar.training.precision import run_compiled, use_channels_last
+from gpavatar.training.precision import Bf16Field, run_compiled, use_channels_last
 
 
 @pytest.fixture
@@ -53,6 +55,33 @@ def test_networks_are_bf16_and_all_else_is_not(training, monkeypatch):
     assert all(parameter.dtype == torch.float32 for parameter in module.net.parameters())
     assert 0 < (after.image - before.image).abs().max() < 0.008  # measured 0.004
     assert (after.depth - before.depth).abs().max() < 0.002  # measured 0.0008 of a path of 2
+
+
+@pytest.mark.parametrize(("changes", "precision", "wrapped"), [
+    ([], "exact", False), (["trainer.precision=bf16"], "fast", False), (["trainer.fused=false"], "reference", False),
+    (["trainer.precision=bf16", "trainer.fused=false"], "reference", True),
+    (["trainer.precision=bf16", "gpavatar.point_field.normalised_over=pass"], "fast", True),
+])  # fmt: skip
+def test_fused_kernels_are_asked_for_where_the_device_has_them(
+    debug, tmp_path, training, monkeypatch, changes, precision, wrapped
+):
+    """What torch computes is wrapped to compute in bf16, what kernels compute is not."""
+    batch = training[1]
+    monkeypatch.setattr("gpavatar.training.gpavatar.choose_twin", lambda *given, gradient: "triton")
+    config = debug(tmp_path, *changes)
+    module = GPAvatarTraining(config, ShardDataModule(config.data).head, tmp_path)
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))))
+    seen = {}
+    module.setup("fit")
+    monkeypatch.setattr(
+        "gpavatar.avatars.gpavatar.render_volume",
+        lambda field, *given, precision, **options: (
+            seen.update(field=field, precision=precision) or render_volume(field, *given, **options)
+        ),
+    )
+    drawn(module, batch)
+    assert seen["precision"] == precision
+    assert isinstance(seen["field"], Bf16Field) == wrapped
 
 
 def test_channels_last_changes_no_number(training):
