@@ -37,7 +37,7 @@ SMALL_PX = 160  # below this side a picture holds too little of a tile: the patt
 # grey levels of deviation it falls with the root of the deviation: there a grey level of it tells the reader least, a
 # quarter of what it tells in flat areas, and costs most bits of a compressed file.
 FLAT_PX, FLAT_BOUNDS, IN_BLACK = 384.0, (0.6, 1.9), 0.8
-PER_DEVIATION, LOUDEST, LOUDEST_FRAME, BUSY = 0.12, 2.6, 1.95, 8.0
+PER_DEVIATION, LOUDEST, LOUDEST_FRAME, BUSY = 0.20, 2.6, 1.95, 8.0
 DARK_LEVEL = 48.0  # below it a screen shows a grey level ever less
 
 

@@ -33,7 +33,7 @@ from gpavatar.media.watermark_reader import FINE_PX, direction_filters, read_wat
 
 PAYLOAD = 0xC0FFEE42
 # Channel bits that were wrong when this was written.
-MEASURED = {"as written": 0.01, "crf 28": 0.08, "resized": 0.02, "cropped": 0.03, "all three": 0.18}
+MEASURED = {"as written": 0.01, "crf 28": 0.08, "resized": 0.02, "cropped": 0.02, "all three": 0.14}
 PHOTO = np.ascontiguousarray(astronaut()[:384, 48:432])
 
 
@@ -174,10 +174,10 @@ def test_busy_places_carry_more_than_flat_ones():
 
 
 def test_where_there_is_most_structure_the_mark_is_no_loudest():
-    """Deviations of about 5, 9 and 40 grey levels: the loudness rises, and falls where the mark would drown."""
+    """Deviations of about 2, 9 and 40 grey levels: the loudness rises, and falls where the mark would drown."""
     noise = np.random.default_rng(0).standard_normal((256, 256, 1)).repeat(3, 2)
     calm, busy, wild = (
-        amplitude(np.clip(128 + level * noise, 0, 255).astype(np.uint8)).mean() for level in (8, 18, 80)
+        amplitude(np.clip(128 + level * noise, 0, 255).astype(np.uint8)).mean() for level in (4, 18, 80)
     )
     assert 1.1 * calm < busy and wild < 0.7 * busy
 
@@ -219,10 +219,10 @@ def test_a_picture_that_hides_everything_gets_no_more_than_its_share():
 
 
 def test_jpeg_of_quality_25_is_read():
-    """10 % of wrong bits when this was written; 17 % where the directions are not looked at one by one."""
+    """8 % of wrong bits when this was written; 13 % where the directions are not looked at one by one."""
     _, data = cv2.imencode(".jpg", add_watermark(PHOTO, PAYLOAD), [cv2.IMWRITE_JPEG_QUALITY, 25])
     reading = read_watermark([cv2.imdecode(data, cv2.IMREAD_COLOR)])
-    assert reading.payload == PAYLOAD and reading.bit_error < 0.135
+    assert reading.payload == PAYLOAD and reading.bit_error < 0.105
 
 
 @pytest.mark.parametrize("size", [(40, 40), (31, 54)])
