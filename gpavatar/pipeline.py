@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gpavatar.avatars.base import Avatar, AvatarState, Reference
+from gpavatar.building import VIEWS_PER_CLIP, Stage, grown, sources_of
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.media.compose import background_image, parse_background
 from gpavatar.media.files import check_file, check_range, fit_size
@@ -30,6 +31,7 @@ from gpavatar.media.frames import open_frames
 from gpavatar.media.video import FrameReader, VideoFrame
 from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
 from gpavatar.streaming import Prefetch, Stopwatch, prefetch
+from gpavatar.tracking.left_out import NOTHING_LEFT_OUT, LeftOut
 from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_tensors
 
 State = TypeVar("State", bound=AvatarState)
@@ -208,10 +210,19 @@ def _dots(frame: TrackedFrame, width_px: int, height_px: int) -> UInt8[np.ndarra
 
 
 class PersonAvatar(Generic[State]):
-    """One person's avatar, ready to be driven: a method, and what it made of the photos."""
+    """One person's avatar, ready to be driven: a method, and what it made of the photos.
 
-    def __init__(self, model: Avatar[State], state: State) -> None:
-        self.model, self.state = model, state
+    `stages` are what it was on the way, where that was asked for; `left_out` the source frames that were no use.
+    """
+
+    def __init__(
+        self,
+        model: Avatar[State],
+        state: State,
+        left_out: LeftOut = NOTHING_LEFT_OUT,
+        stages: Sequence[Stage[State]] = (),
+    ) -> None:
+        self.model, self.state, self.left_out, self.stages = model, state, left_out, tuple(stages)
 
     @property
     def reference(self) -> Reference:
@@ -298,27 +309,50 @@ def create_avatar(
     *,
     device: str = "auto",
     face: str | int = "largest",
+    views_per_clip: int = VIEWS_PER_CLIP,
+    stages: bool = False,
     watch: Stopwatch | None = None,
 ) -> PersonAvatar:
     """An avatar of the person on the photos and clips; the first one is the reference view.
 
+    Frames that are blurred, hidden by a hand or of another person are left out (`left_out`). `stages` keeps what the
+    avatar is after 1, 2, 4, 8, ... frames.
+
     `face` chooses among several people: "largest", "left", "right", or a number from the left, from 1.
     Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
-    from gpavatar.tracking.sources import source_frames
-    from gpavatar.tracking.tracker import Tracker, TrackerConfig
-
     watch = watch or Stopwatch()
     with watch("setup"):
         if isinstance(model, str):
             method, place = _method(model), choose_device(device)
-        tracker = Tracker(default_head(), TrackerConfig(face=face))
     with watch("encode"):
-        frames = source_frames(sources, tracker)  # before the model is loaded: a bad photo is found at once
+        taken = sources_of(sources, default_head(), face, views_per_clip)  # first: a bad photo is found at once
     with watch("setup"):
         model = method(device=place) if isinstance(model, str) else model
     with watch("encode"), torch.no_grad():
-        return PersonAvatar(model, model.encode(frames))
+        if not stages:
+            return PersonAvatar(model, model.encode(taken.frames), taken.left_out)
+        built = grown(model, taken.frames)
+        return PersonAvatar(model, built[-1].state, taken.left_out, built)
+
+
+def extend_avatar(
+    avatar: PersonAvatar,
+    sources: Sequence[str | Path],
+    *,
+    face: str | int = "largest",
+    views_per_clip: int = VIEWS_PER_CLIP,
+    stages: bool = False,
+    watch: Stopwatch | None = None,
+) -> PersonAvatar:
+    """The avatar with more photos and clips of the same person taken into account, one frame after the other.
+
+    InputError, naming the file, for one that cannot be read or shows no face, and where none is of any use.
+    """
+    with (watch or Stopwatch())("encode"), torch.no_grad():
+        taken = sources_of(sources, default_head(), face, views_per_clip, known=avatar.reference)
+        built = grown(avatar.model, taken.frames, avatar.state)
+    return PersonAvatar(avatar.model, built[-1].state, taken.left_out, built if stages else ())
 
 
 def track_clip(

@@ -21,13 +21,14 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from gpavatar.building import VIEWS_PER_CLIP
 from gpavatar.config import run_program, warnings_in_lines
 from gpavatar.media.align import CropBox, head_crop, resample_u8
-from gpavatar.media.compose import LABEL, parse_background, side_by_side
+from gpavatar.media.compose import LABEL, background_image, in_a_row, parse_background, side_by_side
 from gpavatar.media.files import check_file, check_writable, whole_file
 from gpavatar.media.image import to_u8
 from gpavatar.media.producer import this_producer
@@ -39,10 +40,11 @@ from gpavatar.pipeline import (
     DrivingFrame,
     PersonAvatar,
     create_avatar,
+    extend_avatar,
     load_avatar,
     parse_face,
 )
-from gpavatar.retarget import ORBIT_PERIOD_S, ExpressionMode, PoseMode
+from gpavatar.retarget import ORBIT_PERIOD_S, ExpressionMode, Pose, PoseMode
 from gpavatar.streaming import Stopwatch, prefetch
 from gpavatar.types import FaceStatus, InputError
 from gpavatar.version import code_version
@@ -59,8 +61,8 @@ class Options:
     """What the command line takes."""
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
-    """SOURCE... DRIVING. Sources are photos, clips, or one saved avatar (.safetensors); the last input drives: a
-    video, an image, a directory of frames, or a saved track (.npz)."""
+    """SOURCE... DRIVING. Sources are photos and clips; the first may be a saved avatar (.safetensors), to which the
+    others are added. The last input drives: a video, an image, a directory of frames, or a saved track (.npz)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where to write (default: outputs/SOURCE_DRIVING.mp4, or .png where an image drives)."""
     model: str | None = None
@@ -88,6 +90,10 @@ class Options:
     """Whom to follow in the driving clip: largest, left, right, or a number counted from the left, from 1."""
     source_face: str = "largest"
     """Whom to take from the sources."""
+    views: int = VIEWS_PER_CLIP
+    """How many frames of each source clip to take at most, 1 to 32."""
+    watch_build: bool = False
+    """Show what the avatar is after 1, 2, 4, 8 ... source frames side by side."""
     label: bool = True
     """Write "AI-generated" into the picture. --no-label needs --consent; the invisible marks stay (docs/provenance.md).
     """
@@ -122,6 +128,8 @@ class Sidecar:
     driving_broken_at_s: float | None  # where the driving file broke off, if it did
     warnings: list[str]  # what of the inputs could not be used
     label: str | None
+    source_frames: int  # that were looked at; 0 for a saved avatar
+    source_frames_left_out: dict[str, int]  # why, and how many
     watermark: str  # the producer id, in hexadecimal
     consent: str | None
     options: dict[str, object]
@@ -180,6 +188,8 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         driving_broken_at_s=clip.broken_at_s,
         warnings=warned,
         label=LABEL if options.label else None,
+        source_frames=avatar.left_out.num_frames,
+        source_frames_left_out=avatar.left_out.counts,
         watermark=f"{this_producer().id:08x}",
         consent=options.consent,
         options=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
@@ -187,6 +197,8 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     with whole_file(written.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n", encoding="utf-8")
     print(f"{written}: {num_frames} frames, {num_tracked} tracked, {sidecar.fps:g} frames/s")
+    if avatar.left_out.faults:
+        print(avatar.left_out)
     if sidecar.partial:
         print(f"interrupted: what was done is in {written}", file=sys.stderr)
     return 130 if sidecar.partial else 0
@@ -201,8 +213,8 @@ def check_inputs(options: Options) -> tuple[Path, ...]:
             check_file(path)
     sources = options.inputs[:-1]
     saved = [path for path in sources if path.suffix == AVATAR_SUFFIX]
-    if saved and len(sources) > 1:
-        raise InputError(f"{saved[0]}: a saved avatar is the only source; leave the others out")
+    if saved and saved != [sources[0]]:
+        raise InputError(f"{saved[-1]}: a saved avatar must be the first source, and the only saved one; name it first")
     if not SIZES_PX[0] <= options.size <= SIZES_PX[1] or options.size % 2:
         raise InputError(f"size {options.size}: must be even and between {SIZES_PX[0]} and {SIZES_PX[1]}")
     parse_background(options.background)
@@ -251,11 +263,14 @@ def sha256_of(path: Path) -> str:
 
 
 def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> PersonAvatar:
+    build = {"face": parse_face(options.source_face), "views_per_clip": options.views, "watch": watch}
+    build |= {"stages": options.watch_build}
     if sources[0].suffix != AVATAR_SUFFIX:
         model = options.model or DEFAULT_METHOD
-        return create_avatar(sources, model, device=options.device, face=parse_face(options.source_face), watch=watch)
+        return create_avatar(sources, model, device=options.device, **build)
     with watch("setup"):
-        return load_avatar(sources[0], options.device, options.model)
+        avatar = load_avatar(sources[0], options.device, options.model)
+    return extend_avatar(avatar, sources[1:], **build) if len(sources) > 1 else avatar
 
 
 def _compose(
@@ -264,17 +279,33 @@ def _compose(
     """The pictures, beside source and driver if asked; the writer marks them."""
     source_u8 = to_u8(avatar.reference.image)
     box: CropBox | None = None  # of the driver's first face, from then on
+    backdrop = background_image(parse_background(options.background), options.size, options.size)
     modes = {"pose": options.pose, "expression": options.expression, "background": options.background}
     for frame in avatar.drive(driving, size_px=options.size, watch=watch, **modes):
         tracked = frame.driving.tracked
         with watch("compose"):
             image_u8 = to_u8(frame.image)
+            if avatar.stages:
+                image_u8 = _growth(avatar, frame.pose, image_u8, backdrop)
             driving_u8 = frame.driving.image_u8
             if driving_u8 is not None:
                 if box is None and tracked.status == FaceStatus.TRACKED:
                     box = head_crop(tracked.landmarks_px)
                 image_u8 = side_by_side(source_u8, _square(driving_u8, box, options.size), image_u8)
         yield Picture(image_u8, tracked.time_s, tracked.status == FaceStatus.TRACKED)
+
+
+def _growth(
+    avatar: PersonAvatar,
+    pose: Pose,
+    image_u8: UInt8[np.ndarray, "size size 3"],
+    background: Float[torch.Tensor, "3 size size"] | None,
+) -> UInt8[np.ndarray, "size _ 3"]:
+    """The avatar after ever more source frames, the last as it is."""
+    size_px = image_u8.shape[0]
+    earlier = [PersonAvatar(avatar.model, one.state).render(pose, size_px, background) for one in avatar.stages[:-1]]
+    captions = [f"{stage.num_frames} frame{'s' if stage.num_frames > 1 else ''}" for stage in avatar.stages]
+    return in_a_row([*(to_u8(one.image) for one in earlier), image_u8], captions)
 
 
 def _square(

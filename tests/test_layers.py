@@ -23,7 +23,7 @@ BASE = ["types", "camera", "config", "limits", "version", "assets", "retarget", 
 ROW_1 = ["media", "pretrained", "face", "tracking", "data"]
 ROW_2 = ["synthesis", "triplane", "field", "render", "avatars", "training", "evaluation"]
 ALSO = {"avatars": ["media", "face"], "training": ROW_1, "evaluation": ROW_1}
-PIPELINE = ["pipeline"]
+PIPELINE = ["building", "pipeline"]
 PROGRAMS = ["reenact", "track", "train", "eval", "verify", "export", "live", "viewer", "__main__", "__init__"]
 
 # What a name that is imported is called where packages are listed.

@@ -234,7 +234,7 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
         message = capfd.readouterr().err.strip().splitlines()[-1]
         assert message.startswith("error: ") and word in message, message
     assert run(flat_avatar) == 2 and "SOURCE... DRIVING" in capfd.readouterr().err
-    assert run(flat_avatar, flat_avatar, track) == 2 and "only source" in capfd.readouterr().err
+    assert run(flat_avatar, flat_avatar, track) == 2 and "must be the first source" in capfd.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -93,12 +94,17 @@ def side_by_side(
     captions: bool = True,
 ) -> UInt8[np.ndarray, "height _ 3"]:
     """Source, driving and result in a row, all as high as the result, with their names in the upper left corners."""
-    height = result_u8.shape[0]
+    return in_a_row((source_u8, driving_u8, result_u8), CAPTIONS if captions else ("",) * 3)
+
+
+def in_a_row(pictures_u8: Sequence[np.ndarray], captions: Sequence[str]) -> UInt8[np.ndarray, "height _ 3"]:
+    """Pictures (`_ _ 3`) beside each other, all as high as the last, each with its caption, if any, in the corner."""
+    height = pictures_u8[-1].shape[0]
     panels = []
-    for picture, caption in zip((source_u8, driving_u8, result_u8), CAPTIONS, strict=True):
+    for picture, caption in zip(pictures_u8, captions, strict=True):
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))
         panel = resize_u8(picture, width, height)
-        if captions:
+        if caption:
             panel = panel.copy()
             _lay(_plate(caption, _text_px(*panel.shape[:2])), panel, height // 64, height // 64)
         panels.append(panel)

@@ -38,13 +38,18 @@ class View:
     image_u8: UInt8[np.ndarray, "height width 3"]
 
 
-def source_frames(paths: Sequence[str | Path], tracker: Tracker, size_px: int = SOURCE_PX) -> list[SourceFrame]:
-    """Every photo, and up to eight views of every clip, as source frames, fitted under one shape.
+def source_frames(
+    paths: Sequence[str | Path],
+    tracker: Tracker,
+    size_px: int = SOURCE_PX,
+    views_per_clip: int = VIEWS_PER_CLIP,
+) -> list[SourceFrame]:
+    """Every photo, and up to `views_per_clip` views of every clip, as source frames, fitted under one shape.
 
     The views of a clip are sharp, with open eyes, and as different in yaw and pitch as they come; the most frontal
     stands first. Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
-    views = [view for path in paths for view in _views(Path(path), tracker)]
+    views = [view for path in paths for view in _views(Path(path), tracker, views_per_clip)]
     tracked = tracker.track_images([view.image_u8 for view in views], [view.name for view in views])
     return [source_frame(view.image_u8, fit, size_px) for view, fit in zip(views, tracked, strict=True)]
 
@@ -114,7 +119,7 @@ def sharpness(image_u8: UInt8[np.ndarray, "height width 3"], landmarks_px: Float
     return float((laplacian**2).mean())
 
 
-def _views(path: Path, tracker: Tracker) -> list[View]:
+def _views(path: Path, tracker: Tracker, count: int) -> list[View]:
     reader = open_frames(path, max_side_px=MAX_SIDE_CLIP_PX, end_s=CLIP_S)
     if reader.info.num_frames_estimate == 1:
         return [View(str(path), frame.image_u8) for frame in open_frames(path, max_side_px=MAX_SIDE_PX)]
@@ -134,4 +139,4 @@ def _views(path: Path, tracker: Tracker) -> list[View]:
         raise InputError(f"{path}: no face found in any frame; give a clip that shows the person's face")
     names = [field.name for field in fields(ViewQuality)]
     quality = ViewQuality(*(torch.stack([getattr(one, name) for one in qualities]) for name in names))
-    return [views[index] for index in choose_views(quality)]
+    return [views[index] for index in choose_views(quality, count)]
