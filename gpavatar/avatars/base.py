@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gpavatar.camera import Camera
+from gpavatar.field.twin import Precision
 from gpavatar.types import HeadParams, RenderOutput, SourceFrame
 
 
@@ -64,3 +65,10 @@ class Avatar(Protocol[State]):
 
     def load(self, path: str) -> State:
         """Read what `save` wrote; InputError where the file is not one of this method, version and head."""
+
+
+@runtime_checkable
+class HasPrecision(Protocol):
+    """A method that draws as it is written, or by fused twins; may be changed between frames."""
+
+    precision: Precision

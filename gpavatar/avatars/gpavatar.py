@@ -60,15 +60,21 @@ def signal_params(params: HeadParams) -> Float[Tensor, "*batch param"]:
 
 
 @dataclass(frozen=True)
-class GPAvatarOutput:
-    """A batch of frames, on black."""
+class Rendered:
+    """What the rays of a batch of frames found, on black."""
 
     coarse: Float[Tensor, "batch channel small small"]  # after the first pass; RGB first
     fine: Float[Tensor, "batch channel small small"]
-    image: Float[Tensor, "batch 3 size size"]  # [0, 1]
     opacity: Float[Tensor, "batch 1 small small"]  # [0, 1], of the fine pass
     depth: Float[Tensor, "batch 1 small small"]  # head units along the ray
     density: Float[Tensor, "batch ray sample"]  # [0, 1], the first pass's alphas: d_n of Eq. 4
+
+
+@dataclass(frozen=True)
+class GPAvatarOutput(Rendered):
+    """A batch of frames, on black."""
+
+    image: Float[Tensor, "batch 3 size size"]  # [0, 1]
 
 
 class GPAvatar(nn.Module):
@@ -124,14 +130,31 @@ class GPAvatar(nn.Module):
         rng: torch.Generator | None = None,
         precision: Precision = "reference",
     ) -> GPAvatarOutput:
-        """Section 3.4: two-pass volume rendering of 32 channels at 128 × 128, then super-resolution to 512 × 512."""
+        """Section 3.4: two-pass volume rendering of 32 channels at 128 × 128, then super-resolution to 512 × 512.
+
+        `precision` is that of the first; see `gpavatar.field.twin`.
+        """
+        seen = self.look(planes, signal, camera, jitter=jitter, rng=rng, precision=precision)
+        return GPAvatarOutput(**vars(seen), image=self.upsampler(seen.fine))
+
+    def look(
+        self,
+        planes: Float[Tensor, "batch 3 channel size size"],
+        signal: HeadSignal,
+        camera: Camera,
+        *,
+        jitter: bool = False,
+        rng: torch.Generator | None = None,
+        precision: Precision = "reference",
+    ) -> Rendered:
+        """`render` as far as the super-resolution."""
         volume = self.config.volume
         rays = camera_rays(camera, volume.size_px, volume.pixel_grid)
         field = self.head_field(planes, signal)
         seen = render_volume(field, rays, volume, jitter=jitter, rng=rng, precision=precision)
         coarse, fine = (_picture(one, volume.size_px) for one in (seen.coarse.feats, seen.fine.feats))
         opacity, depth = (_picture(one[..., None], volume.size_px) for one in (seen.fine.opacity, seen.fine.depth))
-        return GPAvatarOutput(coarse, fine, self.upsampler(fine), opacity, depth, seen.coarse.alpha)
+        return Rendered(coarse, fine, opacity, depth, seen.coarse.alpha)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Sequence
@@ -20,8 +21,10 @@ from gpavatar.avatars.heads import DrivenHead, driven_head
 from gpavatar.avatars.portrait_layers import dilate
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera
+from gpavatar.field.twin import Precision, has_bfloat16
 from gpavatar.media.alpha import foreground
 from gpavatar.media.inpaint import inpaint
+from gpavatar.synthesis.upsampler import Upsampler
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
 VERSION = "1"
@@ -48,12 +51,16 @@ class GPAvatarMethod:
         if weights is None:
             raise InputError("gpavatar is a learned method: give its weights as --model FILE.safetensors")
         self.device = torch.device(device)
+        self.precision: Precision = "exact"
         read = read_weights(weights, GPAvatarConfig)
         self.head: DrivenHead = driven_head(read.info.head, self.device)
         if read.info.head_sha256 not in (ANY_HEAD, self.head.sha256):
             raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
         self.net = read.fill(lambda: GPAvatar(read.config, self.head.num_verts, self.head.num_params))
         self.net.eval().requires_grad_(False).to(self.device)
+        for network in (self.net.encoder, self.net.upsampler):
+            network.to(memory_format=torch.channels_last)
+        self._narrow: Upsampler | None = None  # the super-resolution in bfloat16, once it is asked for
         self._weights_sha256 = read.sha256
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarState:
@@ -83,8 +90,9 @@ class GPAvatarMethod:
         driven = self.head.drive(params, map_tensors(camera, self._moved))
         signal = HeadSignal(driven.verts[None], signal_params(driven.params)[None])
         with torch.no_grad():
-            out = self.net.render(state.planes[None], signal, driven.camera[None])
-        image, alpha = resized(out.image[0], size_px), resized(out.opacity[0], size_px).clamp(0, 1)
+            seen = self.net.look(state.planes[None], signal, driven.camera[None], precision=self.precision)
+            image = resized(self._upsampled(seen.fine)[0], size_px)
+        alpha = resized(seen.opacity[0], size_px).clamp(0, 1)
         behind = resized(state.background if background is None else background.to(self.device), size_px)
         return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
 
@@ -94,7 +102,8 @@ class GPAvatarMethod:
 
     def load(self, path: str | Path) -> GPAvatarState:
         """Read what `save` wrote; InputError where it was made with other weights or another head."""
-        return map_tensors(load_state(GPAvatarState, path, self._identity()), self._moved)
+        state = map_tensors(load_state(GPAvatarState, path, self._identity()), self._moved)
+        return dataclasses.replace(state, planes=_channels_last(state.planes))
 
     @property
     def sha256(self) -> str:
@@ -110,6 +119,13 @@ class GPAvatarMethod:
             "weights_sha256": self._weights_sha256,
         }
 
+    def _upsampled(self, feats: Float[Tensor, "1 feat small small"]) -> Float[Tensor, "1 3 size size"]:
+        if self.precision != "fast" or not has_bfloat16(self.device):
+            return self.net.upsampler(feats)
+        if self._narrow is None:
+            self._narrow = copy.deepcopy(self.net.upsampler).to(torch.bfloat16)
+        return self._narrow(feats.bfloat16()).float()
+
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)
 
@@ -123,7 +139,12 @@ class GPAvatarMethod:
 
     def _fuse(self, planes: Float[Tensor, "source 3 channel size size"]) -> Float[Tensor, "3 channel size size"]:
         with torch.no_grad():
-            return self.net.fuse(planes[None])[0]
+            return _channels_last(self.net.fuse(planes[None])[0])
+
+
+def _channels_last(planes: Float[Tensor, "3 channel size size"]) -> Float[Tensor, "3 channel size size"]:
+    """In the order in which samples read them."""
+    return planes.contiguous(memory_format=torch.channels_last)
 
 
 def resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:

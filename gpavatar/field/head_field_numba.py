@@ -7,7 +7,6 @@ Kernels of numba search, gather and sum; matrix products are oneDNN's. `HeadFiel
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from gpavatar.field.knn_numba import CloudIndex, NumbaIndex
 from gpavatar.field.point_field import TINY, BoundPointField
 from gpavatar.field.point_field_numba import code_scales, frequency_codes, mix_neighbours, near_offsets, to_directions
 from gpavatar.field.radiance_numba import add_ray_and_relu, colours, densities
-from gpavatar.field.twin import Precision
+from gpavatar.field.twin import Precision, has_bfloat16
 from gpavatar.triplane.lookup import AXES
 from gpavatar.triplane.lookup_numba import sum_planes
 
@@ -33,7 +32,7 @@ class FusedField:
 
     def __init__(self, field: HeadField, entry: int, dirs: Tensor, precision: Precision):
         """`dirs` (batch ray 3): of all rays, whose numbers samples will name."""
-        self.dtype = torch.bfloat16 if precision == "fast" and has_bfloat16() else torch.float32
+        self.dtype = torch.bfloat16 if precision == "fast" and has_bfloat16(dirs.device) else torch.float32
         with torch.no_grad():
             weights = folded(field, dirs)
         shapes = [weights.plane]
@@ -141,10 +140,3 @@ def _index(points: BoundPointField, entry: int) -> CloudIndex:
 def array(tensor: Tensor) -> np.ndarray:
     """The memory of a tensor as kernels take it: bfloat16 as uint16."""
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-
-
-@cache
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies numbers of 16 bits faster than those of 32."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

@@ -7,6 +7,7 @@ A fused twin computes the same as its reference with the same signature, in less
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from typing import Literal
 
 import torch
@@ -15,6 +16,15 @@ Precision = Literal["reference", "exact", "fast"]
 """reference: torch as it is written; exact: fused, float32, within 1e-4 of the reference (relative); fast: fused,
 matrix products of bfloat16 with sums in float32, where the device has them."""
 Twin = Literal["torch", "numba", "triton"]
+
+
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether this device multiplies numbers of 16 bits faster than those of 32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def choose_twin(precision: Precision, device: torch.device, gradient: bool) -> Twin:

@@ -17,6 +17,17 @@ def leaky(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, SLOPE)
 
 
+def quick(x: Tensor) -> bool:
+    """Whether a picture is drawn by itself, without gradients: then memory is what takes time, and results of one's
+    own are overwritten."""
+    return len(x) == 1 and not torch.is_grad_enabled()
+
+
+def leaky_over(x: Tensor) -> Tensor:
+    """`leaky` of something that nobody else needs."""
+    return functional.leaky_relu_(x, SLOPE) if quick(x) else leaky(x)
+
+
 def resized(
     x: Float[Tensor, "batch channel height width"], factor: float
 ) -> Float[Tensor, "batch channel height2 width2"]:
@@ -75,18 +86,30 @@ class ModulatedConv(nn.Module):
         power = scale.to(precise).square() @ self.weight.to(precise).square().sum((2, 3)).T
         return x * torch.rsqrt(power + 1e-8).to(x.dtype)[..., None, None]
 
+    def prefers_kernel(self, x: Tensor) -> bool:
+        """Whether fewer numbers are touched where the kernel is modulated, not the picture."""
+        return quick(x) and x[0, 0].numel() > self.weight[:, 0].numel()
+
+    def by_kernel(self, x: Tensor, style: Tensor, bias: Tensor, gain: float = 1.0) -> Tensor:
+        """gain · y + bias, of one picture."""
+        kernel = self.modulated(style)[0] * gain
+        return functional.conv2d(x, kernel, bias, padding=self.weight.shape[-1] // 2)
+
+    def modulated(self, style: Float[Tensor, "batch style"]) -> Float[Tensor, "batch out in kernel kernel"]:
+        """One modulated and demodulated kernel per batch entry."""
+        kernels = self.weight * self.modulation(style)[:, None, :, None, None]
+        if not self.demodulate:
+            return kernels
+        power = kernels.to(torch.promote_types(kernels.dtype, torch.float32)).square().sum((2, 3, 4), keepdim=True)
+        return kernels * torch.rsqrt(power + 1e-8).to(kernels.dtype)
+
 
 def literal_modulated_conv(
     conv: ModulatedConv, x: Float[Tensor, "batch in height width"], style: Float[Tensor, "batch style"]
 ) -> Float[Tensor, "batch out height width"]:
     """The slow twin of `ModulatedConv`: one modulated and demodulated kernel per batch entry."""
-    kernels = conv.weight * conv.modulation(style)[:, None, :, None, None]
-    if conv.demodulate:
-        kernels = kernels / (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
-    padding = conv.weight.shape[-1] // 2
-    return torch.cat(
-        [functional.conv2d(one[None], kernel, padding=padding) for one, kernel in zip(x, kernels, strict=True)]
-    )
+    padding, pairs = conv.weight.shape[-1] // 2, zip(x, conv.modulated(style), strict=True)
+    return torch.cat([functional.conv2d(one[None], kernel, padding=padding) for one, kernel in pairs])
 
 
 class StyleConv(nn.Module):
@@ -106,7 +129,11 @@ class StyleConv(nn.Module):
         noise: Float[Tensor, "#batch 1 height2 width2"] | None,
     ) -> Float[Tensor, "batch out height2 width2"]:
         """`noise` has the size of the output; None: no noise."""
-        x = self.conv(resized(x, 2.0) if self.upsample else x, style) * math.sqrt(2)
+        x = resized(x, 2.0) if self.upsample else x
+        if self.conv.prefers_kernel(x):
+            x = self.conv.by_kernel(x, style, self.bias, math.sqrt(2))
+            return leaky_over(x if noise is None else x.add_(self.noise_strength * noise))
+        x = self.conv(x, style) * math.sqrt(2)
         if noise is not None:
             x = x + self.noise_strength * noise
         return leaky(x + self.bias[:, None, None])
@@ -127,7 +154,10 @@ class ToOutput(nn.Module):
         coarser: Float[Tensor, "batch out height2 width2"] | None = None,
     ) -> Float[Tensor, "batch out height width"]:
         """`coarser` is the sum so far, at half the size."""
-        own = self.conv(x, style) + self.bias[:, None, None]
+        if self.conv.prefers_kernel(x):
+            own = self.conv.by_kernel(x, style, self.bias)
+        else:
+            own = self.conv(x, style) + self.bias[:, None, None]
         return own if coarser is None else own + resized(coarser, 2.0)
 
 
@@ -143,7 +173,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out height2 width2"]:
         """Half or twice the size."""
-        inner = leaky(self.second(resized(leaky(self.first(x)), self.factor)))
+        inner = leaky_over(self.second(resized(leaky_over(self.first(x)), self.factor)))
         # The 1 × 1 convolution and the resampling commute: the former at the smaller of the two sizes.
         skip = resized(self.skip(x), self.factor) if self.factor > 1 else self.skip(resized(x, self.factor))
-        return inner + skip
+        return inner.add_(skip) if quick(x) else inner + skip

@@ -15,7 +15,7 @@ import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gpavatar.synthesis.style_layers import SLOPE, ResBlock, StyleConv, StyleMlp, ToOutput, leaky
+from gpavatar.synthesis.style_layers import SLOPE, ResBlock, StyleConv, StyleMlp, ToOutput, leaky_over
 
 # Channels by resolution at full width, of the U-Net and of the decoder.
 UNET_CHANNELS = {4: 256, 8: 256, 16: 256, 32: 256, 64: 128, 128: 64, 256: 32, 512: 16, 1024: 8}
@@ -74,14 +74,14 @@ class StyleUNet(nn.Module):
         size = self.config.out_size_px
         if image.shape[-1] < size:
             image = functional.interpolate(image, (size, size), mode="bilinear", align_corners=False)
-        x = leaky(self.stem(image))
+        x = leaky_over(self.stem(image))
         if self.shrink is not None:
             x = self.shrink(x)
         skips = []
         for block in self.down:
             x = block(x)
             skips.append(x)
-        x = leaky(self.bottom(x))
+        x = leaky_over(self.bottom(x))
         style = self.to_style(x.flatten(1))
         transforms = []
         for block, scale, shift in zip(self.up, self.scale, self.shift, strict=True):
@@ -121,7 +121,7 @@ class StyleDecoder(nn.Module):
         x = self.first(self.constant.expand(batch, -1, -1, -1), style, self._noise(0, batch))
         image = self.first_output(x, style)
         for level, (scale, shift) in enumerate(transforms):
-            x = self.grow[level](x, style, self._noise(2 * level + 1, batch)) * scale + shift
+            x = torch.addcmul(shift, self.grow[level](x, style, self._noise(2 * level + 1, batch)), scale)
             x = self.refine[level](x, style, self._noise(2 * level + 2, batch))
             image = self.outputs[level](x, style, image)
         return image

@@ -12,9 +12,10 @@ import torch
 from gpavatar.camera import Camera
 from gpavatar.field import head_field_numba
 from gpavatar.field.head_field import HeadField
-from gpavatar.field.head_field_numba import FusedField, array, has_bfloat16
+from gpavatar.field.head_field_numba import FusedField, array
 from gpavatar.field.point_field import BoundPointField, PointField, PointFieldConfig
 from gpavatar.field.radiance import RadianceConfig, RadianceHead
+from gpavatar.field.twin import has_bfloat16
 from gpavatar.render import volume_numba
 from gpavatar.render.rays import Rays, camera_rays
 from gpavatar.render.volume import VolumeConfig, VolumeOutput, render_volume
@@ -189,7 +190,7 @@ def test_field_outside_the_cube_and_on_vertices(generator):
     torch.testing.assert_close(torch.from_numpy(feats).double(), wanted.feats[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16 products")
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 products")
 def test_fast_is_close():
     """Products of numbers of 8 bits, sums of 24. Measured 2e-3."""
     found, wanted = pair(made(), views(), precision="fast")
@@ -197,7 +198,7 @@ def test_fast_is_close():
 
 
 def test_fast_is_exact_where_there_is_no_bfloat16(monkeypatch):
-    monkeypatch.setattr(head_field_numba, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(head_field_numba, "has_bfloat16", lambda _: False)
     assert difference(*pair(made(), views(), precision="fast")) < 5e-6
     assert array(torch.ones(2)).dtype == np.float32
 

@@ -14,6 +14,7 @@ from gpavatar.synthesis.style_layers import (
     ToOutput,
     leaky,
     literal_modulated_conv,
+    quick,
     resized,
     to_colour,
 )
@@ -54,6 +55,27 @@ def test_noise_counts_as_its_strength_says(generator):
     torch.nn.init.constant_(conv.noise_strength, 0.3)
     quiet = functional.leaky_relu(conv.conv(resized(x, 2.0), style) * 2**0.5 + 0.3 * noise, 0.2)
     torch.testing.assert_close(conv(x, style, noise), quiet)
+
+
+@pytest.mark.parametrize("size", [2, 4, 9])
+def test_one_picture_without_gradients_is_drawn_quickly_and_the_same(size, generator):
+    """Large pictures have their kernels modulated, and results are overwritten: nothing of the input is."""
+    x, style = torch.randn(1, 3, size, size, generator=generator), torch.randn(1, 5, generator=generator)
+    noise, coarser = torch.randn(1, 1, 2 * size, 2 * size, generator=generator), torch.randn(1, 2, size, size)
+    conv, output, block = StyleConv(3, 4, 5, upsample=True), ToOutput(4, 2, 5), ResBlock(4, 3, 0.5)
+    for parameter in (conv.noise_strength, conv.bias, output.bias):
+        torch.nn.init.constant_(parameter, 0.3)
+
+    def drawn():
+        grown = conv(x, style, noise)
+        return grown, conv(x, style, None), output(grown, style, coarser), block(grown)
+
+    wanted, before = drawn(), x.clone()
+    with torch.no_grad():
+        assert quick(x) and not quick(x.expand(2, -1, -1, -1))
+        assert conv.conv.prefers_kernel(resized(x, 2.0)) == (size > 2)
+        torch.testing.assert_close(drawn(), wanted)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
 
 
 def test_output_adds_to_the_coarser_sum(generator):

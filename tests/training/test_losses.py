@@ -35,7 +35,7 @@ def example(generator: torch.Generator, batch: int = 4) -> tuple[GPAvatarOutput,
         return torch.rand(batch, *size, generator=generator)
 
     low = rand(1, LOW, LOW)
-    out = GPAvatarOutput(rand(5, LOW, LOW), rand(5, LOW, LOW), rand(3, SIZE, SIZE), low, low, rand(LOW**2, 6))
+    out = GPAvatarOutput(rand(5, LOW, LOW), rand(5, LOW, LOW), low, low, rand(LOW**2, 6), rand(3, SIZE, SIZE))
     camera = map_tensors(Camera.frontal(5.0, 2.0), lambda t: t.expand(batch, *t.shape))
     params = HeadParams.neutral(3, 2, (batch,))
     return out, Views(rand(3, SIZE, SIZE), rand(1, SIZE, SIZE), params, camera, 4 + 8 * rand(478, 2))
