@@ -74,7 +74,7 @@ def test_what_was_saved_is_built_upon():
 
 @pytest.mark.download
 def test_photos_build_an_avatar_that_another_day_adds_to(photo: Path, tmp_path: Path, monkeypatch, capfd):
-    """Of three photos a blurred one is left out and counted; the others are seen to be added; the saved avatar takes one
+    """Of three photos a blurred one is left out and counted; the others are seen to be added; a saved avatar takes one
     more."""
     monkeypatch.setitem(pipeline.METHODS, "flat", "test_building:GreyByNumber")
     monkeypatch.setitem(sys.modules, "test_building", sys.modules[__name__])

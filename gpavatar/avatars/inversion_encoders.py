@@ -96,9 +96,9 @@ class PlaneEncoder(nn.Module):
         self.net = FusionUNet(self.IN_DIM, config)
         self.heads = nn.ModuleList(MapHead(config, size_px, 2 * dim, size) for dim, size in shapes)
 
-    def forward(self, maps: Pyramid) -> list[FeatureTransform]:
+    def forward(self, maps: Pyramid) -> tuple[FeatureTransform, ...]:
         """F_tri_SFT from what the U-Net found."""
-        return [FeatureTransform(*head(maps).chunk(2, 1)) for head in self.heads]
+        return tuple(FeatureTransform(*head(maps).chunk(2, 1)) for head in self.heads)
 
 
 class PlaneOffsetEncoder(nn.Module):

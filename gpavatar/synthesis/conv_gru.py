@@ -39,7 +39,7 @@ class ConvGRU(nn.Module):
         r, z = self.gates(torch.cat([feats, state], 1)).sigmoid().chunk(2, 1)
         candidate = self.candidate(torch.cat([feats, r * state], 1)).tanh()
         keep = z if self.gate == "keeps" else 1 - z
-        return torch.lerp(candidate, state, keep)
+        return candidate + keep * (state - candidate)
 
 
 def literal_conv_gru(

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gpavatar.avatars.animatable_prior import Canonical, PriorOutput
+from gpavatar.avatars.inversion_encoders import MapHead
 from gpavatar.avatars.invertavatar import HeadMesh, InvertAvatar, PosedFrame
 from gpavatar.data.batch import Batch, Views
 from gpavatar.data.shard_index import HeadInfo
@@ -156,7 +157,8 @@ class InversionTraining(AvatarTraining):
         run_in_bf16([prior.face_generator, prior.decoder, prior.super_resolution, net.latent])
         if net.config.refined:
             for encoder in (net.texture, net.plane):
-                run_in_bf16([encoder.net.trunk, *encoder.net.levels, *encoder.net.fusions, encoder])
+                run_in_bf16([encoder.net.trunk, *encoder.net.levels, *encoder.net.fusions])
+                run_in_bf16(module.layers for module in encoder.modules() if isinstance(module, MapHead))
 
     def training_step(self, batch: Batch) -> None:
         """A step of the encoders and, where there is one, of the judge, on the same pictures."""

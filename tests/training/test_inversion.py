@@ -204,6 +204,19 @@ def test_every_stage_learns_from_where_the_one_before_ended_and_moves_nothing_el
     assert InvertAvatarMethod("cpu", folder / "weights.safetensors").gathering == "recurrent"
 
 
+def test_bf16_draws_nearly_what_fp32_draws(lessons):
+    module, lesson = lessons("recurrent")
+
+    def image() -> torch.Tensor:
+        with torch.no_grad():
+            return module.drawing(module.understood(lesson, cycled=False).person, lesson.drawn[0], jitter=False).image
+
+    exact = image()
+    module.use_bf16()
+    torch.testing.assert_close(image(), exact, atol=0.03, rtol=0)
+    assert not torch.equal(image(), exact)
+
+
 def test_settings_that_do_not_go_together_are_named(config, tmp_path):
     with pytest.raises(InputError, match="gathering=mean with refined=true, not recurrent"):
         run_training(config("oneshot", tmp_path, "invertavatar.inversion.gathering=recurrent"), tmp_path)
