@@ -1,7 +1,8 @@
 """The folded field (`folded.py`) for a block of samples in registers; called by `gpavatar.render.volume_triton`.
 
 Every width is a power of two, 16 at least, with zeros where the network is narrower. Matrix products take operands of
-the weights' type and sum in ACC.
+type KIND and sum in ACC. The frequency code is made and multiplied 16 columns at a time: all of it, with what a sine
+needs, would fill the registers.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ def _sine_of_turns(turns, cosine, ACC: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def frequency_code(x, y, z, OCTAVES: tl.constexpr, TURNS: tl.constexpr, CODE: tl.constexpr, ACC: tl.constexpr):
-    """γ of a block of vectors: (BLOCK, CODE). Column 3 j + axis is a sine of octave j, a cosine of octave j − OCTAVES,
-    or the vector; `volume_triton.code_order` puts weights in this order. TURNS: base / 2π."""
-    column = tl.arange(0, CODE)
+def frequency_code(x, y, z, PART: tl.constexpr, OCTAVES: tl.constexpr, TURNS: tl.constexpr, ACC: tl.constexpr):
+    """Columns 16 PART to 16 PART + 15 of γ. Column 3 j + axis is a sine of octave j, a cosine of octave j − OCTAVES, or
+    the vector; `pass_triton.code_order` puts weights in this order. TURNS: base / 2π."""
+    column = PART * 16 + tl.arange(0, 16)
     axis, band = column % 3, column // 3
     value = tl.where((axis == 0)[None, :], x[:, None], tl.where((axis == 1)[None, :], y[:, None], z[:, None]))
     octave = tl.where(band < OCTAVES, band, band - OCTAVES)
@@ -68,9 +69,10 @@ def frequency_code(x, y, z, OCTAVES: tl.constexpr, TURNS: tl.constexpr, CODE: tl
 def neighbour(
     cloud, numbers, per_vertex, code_weights, x, y, z, there, k,
     K: tl.constexpr, POINT: tl.constexpr, CODE: tl.constexpr, OCTAVES: tl.constexpr, TURNS: tl.constexpr,
-    DIRECTION: tl.constexpr, SQUARE: tl.constexpr, REACH: tl.constexpr, ACC: tl.constexpr,
+    DIRECTION: tl.constexpr, SQUARE: tl.constexpr, REACH: tl.constexpr, KIND: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """What the k-th neighbour of each sample says: number, code, layer before the ReLU, weight (not normalised)."""
+    """What the k-th neighbour of each sample says: number, parts of the code, layer before the ReLU, weight (not
+    normalised)."""
     number = tl.load(numbers + k, mask=there, other=0)
     dx = tl.load(cloud + number * 3, mask=there, other=0.0).to(ACC) - x
     dy = tl.load(cloud + number * 3 + 1, mask=there, other=0.0).to(ACC) - y
@@ -83,14 +85,14 @@ def neighbour(
     if DIRECTION:
         scale = -1 / tl.maximum(tl.sqrt(length), 1e-12)
         dx, dy, dz = dx * scale, dy * scale, dz * scale
-    code = frequency_code(dx, dy, dz, OCTAVES, TURNS, CODE, ACC)
-    feature = tl.load(per_vertex + number[:, None] * POINT + tl.arange(0, POINT)[None, :], mask=there[:, None], other=0)
-    return (
-        number,
-        code,
-        dot(code, matrix(code_weights, CODE, POINT), code_weights.dtype.element_ty, ACC) + feature.to(ACC),
-        weight,
-    )
+    at = number[:, None] * POINT + tl.arange(0, POINT)[None, :]
+    layer = tl.load(per_vertex + at, mask=there[:, None], other=0).to(ACC)
+    parts = ()
+    for part in tl.static_range(CODE // 16):
+        code = frequency_code(dx, dy, dz, part, OCTAVES, TURNS, ACC).to(KIND)
+        layer += dot(code, matrix(code_weights + part * 16 * POINT, 16, POINT), KIND, ACC)
+        parts = parts + (code,)
+    return number, parts, layer, weight
 
 
 @triton.jit
@@ -98,14 +100,15 @@ def neighbour(
 def mixed_neighbours(
     cloud, numbers, per_vertex, code_weights, x, y, z, there,
     K: tl.constexpr, POINT: tl.constexpr, CODE: tl.constexpr, OCTAVES: tl.constexpr, TURNS: tl.constexpr,
-    DIRECTION: tl.constexpr, SQUARE: tl.constexpr, REACH: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
+    DIRECTION: tl.constexpr, SQUARE: tl.constexpr, REACH: tl.constexpr, KIND: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """m (BLOCK, POINT), s and Σ w (BLOCK): the weighted mean is divided once, at the end."""
     mixed, total = tl.zeros((BLOCK, POINT), ACC), tl.zeros((BLOCK,), ACC)
     for k in range(K):
         _, _, layer, weight = neighbour(
             cloud, numbers, per_vertex, code_weights, x, y, z, there, k,
-            K, POINT, CODE, OCTAVES, TURNS, DIRECTION, SQUARE, REACH, ACC,
+            K, POINT, CODE, OCTAVES, TURNS, DIRECTION, SQUARE, REACH, KIND, ACC,
         )  # fmt: skip
         mixed += weight[:, None] * tl.maximum(layer, 0.0)
         total += weight

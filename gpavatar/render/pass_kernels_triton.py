@@ -49,7 +49,7 @@ class Shape:
     rows: tuple[int, int, int]
     neighbours: int  # 0: no expression field
     point: int
-    code: int
+    code: int  # a multiple of 16
     octaves: int
     turns: float  # base / 2π
     direction: bool
@@ -172,7 +172,7 @@ def _looked_up(scene, weights, entry, slot, there, x, y, z, num_verts, S: tl.con
         mixed, share, total = mixed_neighbours(
             scene.cloud + entry * num_verts * 3, scene.numbers + slot * S.neighbours, scene.per_vertex, weights.code,
             _clamped(x), _clamped(y), _clamped(z), there, S.neighbours, S.point, S.code, S.octaves, S.turns,
-            S.direction, S.square, S.reach, S.acc, S.block,
+            S.direction, S.square, S.reach, S.kind, S.acc, S.block,
         )  # fmt: skip
     return found, mixed, share, total
 
@@ -349,17 +349,24 @@ def draw_gradient(scene, weights, drawn, given, total, into, num_rays, num_sampl
             _add_vector(into.share, copy, share[:, None] * grad_h, S.hidden)
             grad_mixed = _product_gradient(into.mixed, copy, mixed, grad_h, weights.mixed, S.point, S.hidden, S)
             grad_mixed = grad_mixed / divisor[:, None]
-            grad_code = tl.full((S.code, S.point), 0.0, S.acc)
+            grad_code = ()
+            for _ in tl.static_range(S.code // 16):
+                grad_code = grad_code + (tl.full((16, S.point), 0.0, S.acc),)
             for k in range(S.neighbours):
-                number, code, layer, near = neighbour(
+                number, parts, layer, near = neighbour(
                     scene.cloud + entry * num_verts * 3, scene.numbers + slot * S.neighbours, scene.per_vertex,
                     weights.code, _clamped(x), _clamped(y), _clamped(z), there, k, S.neighbours, S.point, S.code,
-                    S.octaves, S.turns, S.direction, S.square, S.reach, S.acc,
+                    S.octaves, S.turns, S.direction, S.square, S.reach, S.kind, S.acc,
                 )  # fmt: skip
                 grad_layer = tl.where(layer > 0, near[:, None] * grad_mixed, 0.0)
                 at = number[:, None] * S.point + tl.arange(0, S.point)[None, :]
                 tl.atomic_add(into.per_vertex + at, grad_layer, mask=there[:, None], sem="relaxed")
-                grad_code += dot(tl.trans(code.to(S.kind)), grad_layer, S.kind, S.acc)
-            _add_matrix(into.code, copy, grad_code, S.code, S.point)
+                more = ()
+                for part in tl.static_range(S.code // 16):
+                    more = more + (grad_code[part] + dot(tl.trans(parts[part]), grad_layer, S.kind, S.acc),)
+                grad_code = more
+            for part in tl.static_range(S.code // 16):
+                at = (copy * (S.code // 16) + part) * 16 * S.point
+                _add_matrix(into.code + at, 0, grad_code[part], 16, S.point)
     at = ray_lane[:, None] * S.colour + tl.arange(0, S.colour)[None, :]
     tl.store(into.ray + at, of_ray, mask=there_ray[:, None])

@@ -103,7 +103,7 @@ class _Task:
             rows=tuple(AXES.index(name[1]) for name in field.plane_names),
             neighbours=points.num_neighbours,
             point=_wide(points.hidden_dim),
-            code=_wide(code_width(3, points.octaves)),
+            code=16 * triton.cdiv(code_width(3, points.octaves), 16),
             octaves=points.octaves,
             turns=points.code_base / (2 * math.pi),
             direction=points.code_of == "direction",
