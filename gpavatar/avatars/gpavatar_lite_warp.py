@@ -2,7 +2,7 @@
 
 A point x of the driven head's space is carried to photo s by two motions, blended by how far x follows the head (f):
 
-    v_s(x) = f · w2c_s (x + a Σ_i ŵ_i (p_i^s − p_i)) + (1 − f) · (w2c x − b_s),        b_s = w2c n − w2c_s n_s
+    v_s(x) = f · w2c_s (x + a Σ_i ŵ_i (p_i^s − p_i)) + (1 − f) · (w2c x − b_s),        b_s = ¾ (w2c n − w2c_s n_s)
 
 p_i, p_i^s: the nearest head vertices now and in the photo, ŵ_i inverse-distance weights, a = exp(−(d / REACH)²) what of
 their motion reaches x, n the neck joint. So a face moves with its mesh, hair turns with the skull, and shoulders shift
@@ -28,6 +28,7 @@ from gpavatar.face.refine import BAG_REACH, RIDGE, WIDTHS
 from gpavatar.types import HeadParams, map_tensors
 
 REACH = 0.15  # units: how far the motion of skin is felt
+BODY_SHARE = 0.75  # of the neck joint's shift that the shoulders take (measured on people of the training set)
 SHARPNESS = 6  # of visibility when photos are blended (`face/texture.py`)
 HIDDEN = 1e-4  # weight that is left to a photo which does not see a point; it decides where none does
 OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
@@ -198,7 +199,8 @@ class LiteHead(nn.Module):
     def driven(self, pose: HeadPose, views: SourceViews) -> DrivenMesh:
         """The head of a frame beside its photos."""
         source, follow = views.pose, self.head.head_weight[:, None]
-        shift = (pose.camera.to_view(pose.neck[:, None]) - _neck_view(source).mean(1)) * (1 - follow)
+        shift = pose.camera.to_view(pose.neck[:, None]) - _neck_view(source).mean(1)
+        shift = BODY_SHARE * shift * (1 - follow)
         with_body = source.camera.to_view(source.verts).mean(1) * (1 - follow)
         view = follow * pose.camera.to_view(pose.verts) + with_body + shift
         verts = view @ pose.camera.c2w[:, :3, :3].transpose(1, 2) + pose.camera.c2w[:, None, :3, 3]
@@ -263,7 +265,7 @@ def carry(
     near = torch.exp(-((1 / weights[..., 0] / REACH) ** 2))
     moved = points[:, None] + near[:, None, :, None] * columns[..., :3]
     with_head = source.camera.to_view(moved)
-    shift = mesh.camera.to_view(mesh.neck[:, None])[:, None] - _neck_view(source)
+    shift = BODY_SHARE * (mesh.camera.to_view(mesh.neck[:, None])[:, None] - _neck_view(source))
     with_body = mesh.camera.to_view(points)[:, None] - shift
     view = with_body + follow[:, None, :, None] * (with_head - with_body)
     intrinsics = source.camera.intrinsics[:, :, None]

@@ -95,6 +95,7 @@ class TrainConfig:
     ] = "gpavatar"
     out: str = ""  # folder of the run; outputs/train/NAME of the config where left out
     seed: int = 0
+    start: str = ""  # FILE.safetensors, exported by a training of the same network: its weights are begun with
     gpavatar: GPAvatarConfig = field(default_factory=GPAvatarConfig)
     gpavatar_lite: GPAvatarLiteConfig = field(default_factory=GPAvatarLiteConfig)
     invertavatar: InvertAvatarConfig = field(default_factory=InvertAvatarConfig)

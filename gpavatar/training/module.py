@@ -19,6 +19,7 @@ from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from gpavatar.avatars.checkpoint import read_weights
 from gpavatar.data.batch import Batch
 from gpavatar.training.config import OptimConfig, TrainConfig
 from gpavatar.training.ema import Ema
@@ -26,6 +27,7 @@ from gpavatar.training.guard import LossGuard
 from gpavatar.training.losses import Distance, LossTerms
 from gpavatar.training.sheet import Sheet
 from gpavatar.training.validation import validation_metrics
+from gpavatar.types import InputError
 
 SMALL = ("exp_avg", "exp_avg_sq")  # Adam's moments
 
@@ -46,6 +48,8 @@ class AvatarTraining(LightningModule):
         """`folder` takes the batch of a loss that is not finite."""
         super().__init__()
         self.config, self.net, self.folder = config, net, folder
+        if config.start:
+            begin_with(net, config)
         for name, parameter in net.named_parameters():
             if config.optim.only and not name.startswith(tuple(config.optim.only)):
                 parameter.requires_grad_(False)  # a method may hold back some of its own
@@ -162,6 +166,14 @@ class AvatarTraining(LightningModule):
             weights = {name.removeprefix("net."): state[name] for name in state if name.startswith("net.")}
             self.net.load_state_dict(weights)
             self.ema.load(checkpoint["ema"])
+
+
+def begin_with(net: nn.Module, config: TrainConfig) -> None:
+    """Take the weights of `config.start`. InputError where they are not those of this network."""
+    read = read_weights(config.start, type(config.model))
+    if read.info.method != config.method or read.config != config.model:
+        raise InputError(f"start={config.start}: is not the same network ({read.info.method}); give its own weights")
+    net.load_state_dict(read.tensors)
 
 
 def seed_step(seed: int, batch: Batch, rank: int) -> None:
