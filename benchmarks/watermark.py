@@ -218,15 +218,17 @@ def _results() -> dict:
 
 
 def _merge(part: dict) -> None:
-    report = _results() | part | {"commit": code_version()}
+    before = _results()
+    report = before | part | {"commits": before.get("commits", {}) | dict.fromkeys(part, code_version())}
     (RESULTS / "watermark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "watermark.md").write_text(_page(report), encoding="utf-8")
 
 
 def _page(report: dict) -> str:
-    lines = ["# The invisible watermark", "", f"`benchmarks/watermark.py`, commit {report['commit']}.", ""]
+    commits = report["commits"]
+    lines = ["# The invisible watermark", "", "`benchmarks/watermark.py`; each part names the commit it was measured at.", ""]
     if "robustness" in report:
-        lines += _survival_table([Survival(**row) for row in report["robustness"]])
+        lines += _survival_table([Survival(**row) for row in report["robustness"]], commits["robustness"])
     if "false_positives" in report:
         found = report["false_positives"]
         kinds = (
@@ -236,6 +238,8 @@ def _page(report: dict) -> str:
         )
         lines += [
             "## Frames that nobody marked",
+            "",
+            f"Commit {commits['false_positives']}.",
             "",
             f"{found['read']} of {found['frames']} single frames ({kinds}) gave a payload. By design it is one in",
             "about 8,000 at most: eight places are tried, each with a checksum of 16 bits.",
@@ -248,6 +252,8 @@ def _page(report: dict) -> str:
         lines += [
             "## Speed",
             "",
+            f"Commit {commits['speed']}.",
+            "",
             f"One core of {found['machine']}, CPU time at 512 x 512: marking {found['mark_ms']:.2f} ms a frame "
             f"({1000 / found['mark_ms']:.0f} frames/s), reading a marked picture {found['read_marked_ms']:.0f} ms, "
             f"searching an unmarked one {found['read_unmarked_ms']:.0f} ms.",
@@ -256,9 +262,11 @@ def _page(report: dict) -> str:
     return "\n".join(lines)
 
 
-def _survival_table(rows: list[Survival]) -> list[str]:
+def _survival_table(rows: list[Survival], commit: str) -> list[str]:
     lines = [
         "## What survives",
+        "",
+        f"Commit {commit}.",
         "",
         "A random payload of 32 bits; every window of two seconds that begins at a whole second; marked, written at",
         "crf 18 (veryfast) as the program does, then changed and encoded again (x264, medium): at crf 28; scaled by",
