@@ -2,7 +2,7 @@
 
 A protocol is a yaml over `ProtocolConfig` (configs/eval_*.yaml) that runs on a set of shards. `plan_clips` turns it
 into the frames of every clip, the same in every run. Places in a clip are shares of the way from its first frame to
-its last, by frame number: 0 the first, 1 the last.
+its last, by frame number unless told otherwise: 0 the first, 1 the last.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class ProtocolConfig:
     split: str = "val"  # of the set; empty: all of it
     tasks: list[str] = field(default_factory=lambda: [SELF, CROSS])
     sources: dict[int, list[float]] = field(default_factory=dict)  # N -> where its N sources stand, the first first
+    along: Literal["time", "frames"] = "time"  # what places are shares of: time, or the frames that the set has
     measured: list[int] = field(default_factory=list)  # those of the N that are measured; none: all
     videos: list[str] = field(default_factory=list)  # of each the first clip that is called so and _; none: all clips
     clips: int = 0  # the first so many of them; 0: all
@@ -158,7 +159,7 @@ def _choose(shards: ShardSet, clip: int, config: ProtocolConfig) -> _Clip:
     rows = rows[table.frame_index[rows].argsort()]
     front = evenly(rows[table.view[rows] <= FRONT].tolist(), config.frames)
     before = front[: config.sources_within or None]
-    placed = {n: _placed(shards, before, places, info.clip) for n, places in config.sources.items()}
+    placed = {n: _placed(shards, before, places, info.clip, config.along) for n, places in config.sources.items()}
     used = set().union(*placed.values())
     sources = tuple(placed[n] for n in config.numbers)
     first = sources[0][0]
@@ -171,9 +172,9 @@ def _choose(shards: ShardSet, clip: int, config: ProtocolConfig) -> _Clip:
     return _Clip(info.clip, info.identity, sources, tuple(evenly(free, config.targets)), tuple(others.tolist()))
 
 
-def _placed(shards: ShardSet, rows: list[int], places: list[float], clip: str) -> tuple[int, ...]:
-    """The rows nearest to these places, by frame number."""
-    numbers = shards.table.frame_index[rows].double()
+def _placed(shards: ShardSet, rows: list[int], places: list[float], clip: str, along: str) -> tuple[int, ...]:
+    """The rows nearest to these places, by frame number or by their position among the rows."""
+    numbers = shards.table.frame_index[rows].double() if along == "time" else torch.arange(len(rows)).double()
     at = [int((numbers - (numbers[0] + place * (numbers[-1] - numbers[0]))).abs().argmin()) for place in places]
     if len(set(at)) < len(places):
         raise InputError(f"{shards.root}: clip {clip} has too few frames for {len(places)} sources; ask for fewer")

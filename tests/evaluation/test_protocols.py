@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from generated_set import make_sample, make_set
+from generated_set import HEAD, SIZE, make_sample, make_set
 
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.config import load_config
+from gpavatar.data.shards import ClipInfo, ShardSet, ShardWriter
 from gpavatar.evaluation.protocols import (
     CROSS,
     SELF,
@@ -67,6 +68,18 @@ def test_a_source_at_any_number_is_scored_at_none(vfhq_style):
     for measured in ("[]", "[1]"):
         plan = plan_clips(vfhq_style, protocol(VFHQ, f"measured={measured}"))[0]
         assert frames(vfhq_style, take(plan, SELF).rows) == [n for n in range(31) if n not in (0, 9, 15, 18, 30)]
+
+
+def test_places_are_shares_of_time_or_of_the_frames_that_there_are(vfhq_style, tmp_path):
+    """Two fifths of the way from frame 0 to frame 21, of six frames."""
+    samples = [make_sample("a", "p", index) for index in (0, 1, 2, 3, 20, 21)]
+    with ShardWriter(tmp_path / "set", HEAD, SIZE) as writer:
+        writer.add(ClipInfo("a", "p", "val", "real", "open", "CC0-1.0"), samples)
+    shards = ShardSet.open(tmp_path / "set")
+    for along, second in (("time", 3), ("frames", 2)):
+        changes = ("split=val", f"along={along}", "tasks=[self]")
+        config = dataclasses.replace(protocol(VFHQ, *changes), sources={1: [0.0], 2: [0.0, 0.4]}, frames=0)
+        assert frames(shards, plan_clips(shards, config)[0].sources[1]) == [0, second]
 
 
 def test_frames_of_a_long_clip_are_evenly_spaced(vfhq_style):
