@@ -226,7 +226,7 @@ def _merge(part: dict) -> None:
 
 def _page(report: dict) -> str:
     commits = report["commits"]
-    lines = ["# The invisible watermark", "", "`benchmarks/watermark.py`; each part names the commit it was measured at.", ""]
+    lines = ["# The invisible watermark", "", "`benchmarks/watermark.py`; each part names its commit.", ""]
     if "robustness" in report:
         lines += _survival_table([Survival(**row) for row in report["robustness"]], commits["robustness"])
     if "false_positives" in report:
