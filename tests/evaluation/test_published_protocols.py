@@ -57,14 +57,14 @@ def made(name: str, footage: Path, out: Path, frames: int) -> Path:
     verb = shlex.split(words[2].removeprefix("ARGS="))
     for option, place in (("--in", footage), ("--out", out)):
         verb[verb.index(option) + 1] = str(place)
-    small = ["size_px=128", f"choose.frames={frames}", f"choose.even={frames}", "filters.min_s=0.3"]
+    small = ["size_px=128", "matte_px=64", f"choose.frames={frames}", f"choose.even={frames}", "filters.min_s=0.3"]
     assert main([*verb, *small]) == 0
     return out
 
 
 def measured(name: str, shards: Path, out: Path, *changes: str, **asked) -> dict:
     """metrics.json of a protocol on a set."""
-    settings = (f"set={shards}", "fid=false", "targets=3", *SMALL, *changes)
+    settings = (f"set={shards}", "fid=false", "targets=2", *SMALL, *changes)
     with quick_meshes():
         assert evaluate(CONFIGS / name, set=settings, out=out, device="cpu", **asked) == 0
     return json.loads((out / "metrics.json").read_text())
@@ -128,8 +128,8 @@ def test_gagavatars_crop_follows_the_head_on_black(footage, tmp_path):
         assert float((high - low).prod().sqrt()) == pytest.approx(128 / SIDE, rel=1e-3)
         assert ((low + high) / 2).tolist() == pytest.approx([64, 64], abs=0.1)
     for sample in shards.samples():
-        assert sample.image_u8[sample.alpha_u8[..., 0] == 0].max() < 24  # JPEG
-        assert sample.alpha_u8[4, 4, 0] == 0
+        behind = sample.alpha_u8[..., 0] < 32
+        assert behind.mean() > 0.2 and sample.image_u8[behind].mean() < 12  # in the footage 88 and more
     found = measured("eval_vfhq_gagavatar.yaml", shards.root, tmp_path / "eval")
     assert "1.65" in found["header"]["crop"] and found["header"]["sources"] == [1]
     mesh, copy = (found["methods"][name]["self"]["1"]["full"] for name in ("textured_mesh", "source_copy"))
@@ -143,7 +143,7 @@ def test_fid_is_of_all_scored_pictures_and_their_truth(vfhq, tmp_path):
     changes = ("fid=true", "tasks=[self]", "measured=[1]", "baselines=[source_copy]")
     found = measured("eval_vfhq.yaml", vfhq, tmp_path, *changes)["methods"]["source_copy"]["self"]["1"]["full"]
     shards, config = ShardSet.open(vfhq), load_config(ProtocolConfig, CONFIGS / "eval_vfhq.yaml")
-    plans = plan_clips(shards, dataclasses.replace(config, targets=3))
+    plans = plan_clips(shards, dataclasses.replace(config, targets=2))
     rows = [(plan.sources[0][0], row) for plan in plans for row in plan.takes[0].rows]
     copies, truths = (torch.stack([shards.sample(pair[side]).image for pair in rows]) for side in (0, 1))
     network = Inception()
