@@ -10,6 +10,7 @@ that is learned starts at zero: the untrained network draws the photos on the tr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -42,6 +43,7 @@ from gpavatar.avatars.gpavatar_lite_warp import (
 )
 from gpavatar.avatars.portrait_layers import smoothstep
 from gpavatar.field.point_field import BoundPointField, Neighbours, PointField, PointFieldConfig
+from gpavatar.field.twin import Precision, choose_twin
 from gpavatar.render.composite import accumulate, ray_weights
 from gpavatar.render.rays import Rays, camera_rays
 from gpavatar.render.sampling import even_edges, intervals_around, jittered, midpoints
@@ -129,6 +131,7 @@ class LiteFrame:
     mesh: DrivenMesh
     points: BoundPointField
     table: Float[Tensor, "batch cloud column"]
+    precision: Precision = "reference"
 
 
 @dataclass(frozen=True)
@@ -184,19 +187,33 @@ class GPAvatarLite(nn.Module):
         return Person(views, maps, self.attention(planes))
 
     def forward(
-        self, person: Person, pose: HeadPose, *, jitter: bool = False, rng: torch.Generator | None = None
+        self,
+        person: Person,
+        pose: HeadPose,
+        *,
+        jitter: bool = False,
+        rng: torch.Generator | None = None,
+        precision: Precision = "reference",
     ) -> LiteOutput:
         """A frame of each person: the head as it is posed, from its camera."""
         learns = any(p.requires_grad for name, p in self.named_parameters() if not name.startswith("picture."))
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            seen = self.look(person, pose, jitter=jitter, rng=rng)
+            seen = self.look(person, pose, jitter=jitter, rng=rng, precision=precision)
         base, low = seen.base, seen.feats[:, :3]
         image, alpha = corrected(base, self.picture(base, seen.feats))
         return LiteOutput(
             low, image, alpha, seen.opacity, seen.depth, seen.around.depth, seen.around.cover, base.colour * base.alpha
         )
 
-    def look(self, person: Person, pose: HeadPose, *, jitter: bool = False, rng: torch.Generator | None = None) -> Seen:
+    def look(
+        self,
+        person: Person,
+        pose: HeadPose,
+        *,
+        jitter: bool = False,
+        rng: torch.Generator | None = None,
+        precision: Precision = "reference",
+    ) -> Seen:
         """What the rays find, and the photos put into place by it."""
         config, size = self.config, self.config.rays_px
         with torch.no_grad():
@@ -208,7 +225,8 @@ class GPAvatarLite(nn.Module):
         t, edges = self._samples(rays, around.depth.flatten(1) / forward, jitter, rng)
         behind = t * forward[..., None] - around.depth.flatten(1)[..., None]
         cover = around.cover.flatten(1)[..., None].expand_as(t)
-        found = self._look(self.frame(person, mesh), rays.at(t).flatten(1, 2), behind.flatten(1), cover.flatten(1))
+        frame = replace(self.frame(person, mesh), precision=precision)
+        found = self._look(frame, rays.at(t).flatten(1, 2), behind.flatten(1), cover.flatten(1))
         weights = ray_weights(found.sigma.reshape(t.shape) * edges.diff(dim=-1))
         # A ray that meets nothing says what it would see on the relief.
         faint = torch.exp(-((behind / SKIN[1]) ** 2)) * FAINT + 1e-9
@@ -250,7 +268,13 @@ class GPAvatarLite(nn.Module):
         behind: Float[Tensor, "batch sample"],
         cover: Float[Tensor, "batch sample"],
     ) -> LiteSamples:
-        """`at_samples` in pieces where that saves memory and time."""
+        """`at_samples` in pieces where that saves memory and time, or its fused twin."""
+        points_of = self.config.point_field
+        fusable = points_of.weight == "inverse" and math.isinf(points_of.max_distance)
+        if fusable and choose_twin(frame.precision, points.device, torch.is_grad_enabled()) == "numba":
+            from gpavatar.avatars import gpavatar_lite_numba
+
+            return LiteSamples(*gpavatar_lite_numba.at_samples(self, frame, points, behind, cover))
         if torch.is_grad_enabled() or points.shape[1] <= CHUNK or points.device.type != "cpu":
             return self.at_samples(frame, points, behind, cover)
         pieces = zip(points.split(CHUNK, 1), behind.split(CHUNK, 1), cover.split(CHUNK, 1), strict=True)

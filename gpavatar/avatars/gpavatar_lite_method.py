@@ -21,6 +21,7 @@ from gpavatar.avatars.portrait_layers import dilate
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera, rotation_angle_deg
 from gpavatar.face.open_head import OpenHead
+from gpavatar.field.twin import Precision
 from gpavatar.media.inpaint import inpaint
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
@@ -59,6 +60,7 @@ class GPAvatarLiteMethod:
         if weights is None:
             raise InputError("gpavatar_lite is a learned method: give its weights as --model FILE.safetensors")
         self.device = torch.device(device)
+        self.precision: Precision = "exact"
         read = read_weights(weights, GPAvatarLiteConfig)
         head = OpenHead.load()
         if (read.info.head, read.info.head_sha256) != (head.name, head.sha256):
@@ -138,7 +140,7 @@ class GPAvatarLiteMethod:
         camera = map_tensors(camera, self._moved)
         pose = self.head.pose(params[None], camera[None], state.photos.offsets.mean(0))
         with torch.no_grad():
-            return self.net(self.person(state), pose)
+            return self.net(self.person(state), pose, precision=self.precision)
 
     def _photo(self, frame: SourceFrame) -> LitePhotos:
         size = self.net.config.size_px

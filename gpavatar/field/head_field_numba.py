@@ -38,12 +38,13 @@ class FusedField:
         shapes = [weights.plane]
         self._points = None
         if field.points is not None:
-            self._points = _ExpressionField(field.points, entry, self.dtype)
+            self._points = ExpressionField(field.points, entry, self.dtype)
+            self._points.index.prepare_cube()
             shapes += [weights.mixed, *([weights.share[None]] if self._points.counts_shares else [])]
-        self._first = _Layer(torch.cat(shapes), _first_bias(weights, entry, self._points), self.dtype, relu=True)
-        self._second = _Layer(weights.hidden, weights.hidden_bias, self.dtype, relu=True)
-        self._colour = _Layer(weights.colour, None, self.dtype)
-        self._out = _Layer(weights.out, weights.out_bias, self.dtype)
+        self._first = Layer(torch.cat(shapes), _first_bias(weights, entry, self._points), self.dtype, relu=True)
+        self._second = Layer(weights.hidden, weights.hidden_bias, self.dtype, relu=True)
+        self._colour = Layer(weights.colour, None, self.dtype)
+        self._out = Layer(weights.out, weights.out_bias, self.dtype)
         self._density = array(weights.density.contiguous()), np.float32(weights.density_bias.item())
         self._ray = array(weights.ray[entry].contiguous())
         config = field.radiance.config
@@ -67,9 +68,10 @@ class FusedField:
         columns = array(gathered)
         sum_planes(self._planes, self._columns, self._rows, points, columns[:, :channels])
         if self._points is not None:
-            for first in range(0, len(points), NEAR_TILE):
-                tile = slice(first, first + NEAR_TILE)
-                self._points.look(points[tile], columns[tile, channels:])
+            # What is outside the cube is masked later and need not be searched for far away.
+            inside, numbers = np.clip(points, -1, 1), np.empty((len(points), self._points.k), np.int32)
+            self._points.index.query(inside, numbers)
+            self._points.look(inside, numbers, columns[:, channels:])
         trunk = self._second(self._first(gathered))
         densities(array(trunk), points, *self._density, self._beta, sigma)
         colour = self._colour(trunk)
@@ -77,29 +79,30 @@ class FusedField:
         colours(array(self._out(colour)), self._widen, feats)
 
 
-class _ExpressionField:
+class ExpressionField:
     """Eq. 1 without its second layer, around the cloud of one frame."""
 
     def __init__(self, points: BoundPointField, entry: int, dtype: torch.dtype):
         config, net = points.net.config, points.net
-        self._index, self._k = _index(points, entry), config.num_neighbours
-        self._index.prepare_cube()
+        self.index, self.k = _index(points, entry), config.num_neighbours
         self._per_vertex = array(points.per_vertex.contiguous())
-        self._layer = _Layer(net.first.weight[:, config.point_dim :].T, None, dtype)
+        self._layer = Layer(net.first.weight[:, config.point_dim :].T, None, dtype)
         self._scales = code_scales(config.octaves, config.code_base)
         self._directions, self._inverse = config.code_of == "direction", config.weight == "inverse"
         self._reach = np.float32(config.max_distance**2)
         self.counts_shares = not math.isinf(config.max_distance)
 
-    def look(self, points: np.ndarray, mixed: np.ndarray) -> None:
-        """Σ ŵ_i relu(u_i + W_γ γ(p_i − x)) into `mixed`, and Σ ŵ_i behind it where that may be 0."""
-        # What is outside the cube is masked later and need not be searched for far away.
-        points = np.clip(points, -1, 1)
-        numbers, shares = np.empty((len(points), self._k), np.int32), np.empty((len(points), self._k), np.float32)
-        self._index.query(points, numbers)
-        offsets = np.empty((numbers.size, 3), np.float32)
+    def look(self, points: np.ndarray, numbers: np.ndarray, mixed: np.ndarray) -> None:
+        """Σ ŵ_i relu(u_i + W_γ γ(p_i − x)) into `mixed`, and Σ ŵ_i behind it where that may be 0; `numbers` (sample k)
+        are the nearest points."""
+        for first in range(0, len(points), NEAR_TILE):
+            tile = slice(first, first + NEAR_TILE)
+            self._look(points[tile], numbers[tile], mixed[tile])
+
+    def _look(self, points: np.ndarray, numbers: np.ndarray, mixed: np.ndarray) -> None:
+        shares, offsets = np.empty(numbers.shape, np.float32), np.empty((numbers.size, 3), np.float32)
         near_offsets(
-            points, numbers, self._index.cloud, np.float32(TINY**2), self._inverse, self._reach, offsets, shares
+            points, numbers, self.index.cloud, np.float32(TINY**2), self._inverse, self._reach, offsets, shares
         )
         if self._directions:
             to_directions(offsets)
@@ -108,7 +111,7 @@ class _ExpressionField:
         mix_neighbours(array(self._layer(codes)), self._per_vertex, numbers, shares, mixed)
 
 
-class _Layer:
+class Layer:
     """x W + b, and a ReLU if asked, by oneDNN, whose products in float32 are twice as fast as those torch takes."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, relu: bool = False):
@@ -125,7 +128,7 @@ class _Layer:
         return found.relu_() if self._relu else found
 
 
-def _first_bias(weights: FoldedField, entry: int, points: _ExpressionField | None) -> Tensor:
+def _first_bias(weights: FoldedField, entry: int, points: ExpressionField | None) -> Tensor:
     """Where the shares of the neighbours always sum to 1, their layer's bias is part of it."""
     constant = points is not None and not points.counts_shares
     return weights.bias[entry] + weights.share if constant else weights.bias[entry]
