@@ -17,7 +17,7 @@ SETTINGS = $(filter-out ARGS=% CONFIG=% EXTRAS=% PYTHON=% VENV=%,$(MAKEOVERRIDES
 # soname:package of what the wheels expect from the system (mediapipe's OpenCV and its GL context), Debian and Ubuntu names.
 SYSTEM_LIBRARIES := libGL.so.1:libgl1 libEGL.so.1:libegl1 libGLESv2.so.2:libgles2 libglib-2.0.so.0:libglib2.0-0
 
-.PHONY: help setup demo reenact track test test-browser lint format fuzz kill train eval data bench
+.PHONY: help setup demo reenact track test test-browser lint format fuzz kill train eval data bench bench-gpu
 
 help:  ## list the targets
 	@awk '/^[a-z-]+:.*  ## /{name = $$1; sub(/.*  ## /, ""); printf "  %-14s%s\n", name, $$0}' $(MAKEFILE_LIST)
@@ -76,6 +76,19 @@ bench: $(VENV)/installed-dev$(comma)train$(comma)prep  ## run every benchmark; r
 	@for program in benchmarks/*.py; do
 	  echo "== $$program"
 	  PYTHONPATH=. $(PYTHON) $$program
+	done
+
+bench-gpu:  ## on a GPU: check the fused kernels, then measure
+	@nvidia-smi -L 2>/dev/null | grep -q . || { echo "bench-gpu needs an NVIDIA GPU, and nvidia-smi finds none here" >&2; exit 2; }
+	$(MAKE) setup EXTRAS=dev,gpu,train,prep
+	$(PYTHON) -m pytest tests/field/test_knn_triton.py tests/render/test_volume_triton.py tests/render/test_captured.py \
+	  tests/training/test_guard.py
+	for run in "kernels" "kernels --device cuda" "knn --device cuda" \
+	  "render --size paper --device cuda" "render --size lite --device cuda" \
+	  "train_step --size paper" "train_step --size lite"; do
+	  set -- $$run
+	  echo "== benchmarks/$$1.py $${*:2}"
+	  PYTHONPATH=. $(PYTHON) benchmarks/$$1.py "$${@:2}"
 	done
 
 # Run a module, or say that this version does not have it.

@@ -6,9 +6,10 @@ import pytest
 import torch
 from triton_interpreter import DEVICE
 
+from gpavatar.face.open_head import OpenHead
 from gpavatar.field import knn_triton
 from gpavatar.field.knn import BruteIndex, _builder, nearest_index
-from gpavatar.field.knn_triton import Tier, TritonIndex
+from gpavatar.field.knn_triton import TIERS, Tier, TritonIndex
 
 SMALL = (Tier(1, 128), Tier(3, 64))
 
@@ -66,6 +67,16 @@ def test_ties_go_to_the_lowest_number(generator):
 def test_one_point_one_sample_and_more_neighbours_than_a_block(verts, k, samples, generator):
     cloud = torch.rand(verts, 3, generator=generator) - 0.5
     check(cloud, torch.rand(samples, 3, generator=generator) * 2 - 1, k, build_block=16, query_block=16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="no CUDA device")
+def test_the_open_head_on_the_device(generator):
+    """As it is used: two frames, tiers of the usual size, all through the cube and close to the skin."""
+    verts = OpenHead.load().mean
+    cloud = torch.stack([verts, verts * 0.9])
+    near = cloud[:, ::3] + 0.02 * torch.randn(2, len(verts[::3]), 3, generator=generator)
+    check(cloud, torch.cat([torch.rand(2, 50_000, 3, generator=generator) * 2 - 1, near], 1), 8, TIERS)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a compiled kernel keeps the constants it was compiled with")

@@ -64,12 +64,15 @@ class Case:
         return Case(planes, *nets, move(self.verts), move(self.params), rays, self.names)
 
 
-def made(points=POINTS, radiance=RADIANCE, rays: int = 9, names=("xy", "xz", "yz"), contrast: float = 30) -> Case:
+def made(
+    points=POINTS, radiance=RADIANCE, rays: int = 9, names=("xy", "xz", "yz"), contrast: float = 30, channels: int = 5,
+    verts: int = 30,
+) -> Case:  # fmt: skip
     """Two batch entries; rays of which some miss; thin places and opaque ones."""
     torch.manual_seed(1)
-    verts = torch.rand(2, 30, 3) - 0.5
-    net = None if points is None else PointField(30, points).double()
-    head = RadianceHead(5 + (4 if points is None else points.out_dim), radiance).double()
+    cloud = torch.rand(2, verts, 3) - 0.5
+    net = None if points is None else PointField(verts, points).double()
+    head = RadianceHead(channels + (4 if points is None else points.out_dim), radiance).double()
     head.density.weight.data *= contrast
     head.density.bias.data += 2
     origins = torch.tensor([0.0, 0, 3]).expand(2, rays, 3)
@@ -79,8 +82,8 @@ def made(points=POINTS, radiance=RADIANCE, rays: int = 9, names=("xy", "xz", "yz
     looks = map_tensors(
         Rays(origins, dirs, *span), lambda value: value.double() if value.is_floating_point() else value
     )
-    planes = torch.randn(2, 3, 5, 7, 7).double().requires_grad_()
-    return Case(planes, head, net, verts.double(), torch.randn(2, 4).double(), looks, names)
+    planes = torch.randn(2, 3, channels, 7, 7).double().requires_grad_()
+    return Case(planes, head, net, cloud.double(), torch.randn(2, 4).double(), looks, names)
 
 
 @pytest.fixture(autouse=True)
@@ -128,10 +131,16 @@ SWITCHES = {
         "radiance": replace(RADIANCE, softplus_beta=10.0, widened_sigmoid=True),
         "volume": replace(VOLUME, step_length=False, importance="released"),
     },
-    "near ones only, one neighbour": {"points": replace(POINTS, max_distance=0.3, num_neighbours=1)},
     "no points, no directions": {"points": None, "radiance": replace(RADIANCE, view_octaves=-1)},
-    "other planes, some vertices": {"names": ("yx", "xz", "zy"), "points": replace(POINTS, num_points=21)},
-    "one ray, one sample": {"rays": 1, "volume": replace(VOLUME, num_coarse=1, num_fine=2)},
+    "other planes, some vertices, near ones only": {
+        "names": ("yx", "xz", "zy"),
+        "points": replace(POINTS, num_points=21, max_distance=0.3),
+    },
+    "one ray, one sample, one neighbour": {
+        "rays": 1,
+        "points": replace(POINTS, num_neighbours=1),
+        "volume": replace(VOLUME, num_coarse=1, num_fine=2),
+    },
 }
 
 
@@ -148,6 +157,16 @@ def test_float32_and_bfloat16():
     case = made(rays=5, contrast=1)
     assert largest_difference(case, VOLUME, "exact", torch.float32) < 1e-5
     assert 1e-4 < largest_difference(case, VOLUME, "fast", torch.float32) < 0.06
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ON_GPU, reason="no CUDA device")
+def test_the_papers_widths_on_the_device():
+    """All sizes that are used, in both precisions."""
+    case = made(PointFieldConfig(backend="brute"), RadianceConfig(), rays=200, contrast=1, channels=32, verts=500)
+    config = VolumeConfig(num_coarse=32, num_fine=32)
+    assert largest_difference(case, config, "exact", torch.float32) < 1e-4
+    assert largest_difference(case, config, "fast", torch.float32) < 0.06
 
 
 @torch.no_grad()
