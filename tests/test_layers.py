@@ -163,10 +163,17 @@ def test_every_import_is_asked_for_in_setup_cfg():
                 continue
             trains = path.parent.name == "training" or path.relative_to(PACKAGE).as_posix() == "data/module.py"
             there = declared[""] | (declared["train"] if trains else set())
+            there |= declared["gpu"] if path.stem.endswith("_triton") else set()
             there = there if imported.on_load else everything | FOUND_AT_RUN_TIME
             if DISTRIBUTIONS.get(top, top) not in there:
                 missing.append(f"{path.relative_to(PACKAGE)}:{imported.line}: {top}")
     assert missing == []
+
+
+def test_kernels_for_a_gpu_are_loaded_by_each_other_or_when_asked_for():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        loaded = [one.name for one in imports_of(path) if one.on_load and "_triton" in one.name]
+        assert path.stem.endswith("_triton") or not loaded, path
 
 
 def test_torchvision_is_nowhere_and_lightning_only_where_training_happens():
