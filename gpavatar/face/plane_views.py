@@ -68,8 +68,7 @@ class FaceSurface:
     def of(topology: HeadTopology) -> FaceSurface:
         """Triangles of the face's regions; what is behind the lips is for a network to invent."""
         vertices = reduce(torch.logical_or, (topology.regions[name] for name in FACE_REGIONS))
-        mouth = topology.regions["mouth_interior"][topology.faces].all(1)
-        chosen = vertices[topology.faces].all(1) & ~mouth
+        chosen = vertices[topology.faces].all(1)
         return FaceSurface(topology.faces[chosen], topology.uv, topology.uv_faces[chosen])
 
 

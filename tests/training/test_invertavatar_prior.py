@@ -24,6 +24,7 @@ from gpavatar.types import InputError, map_tensors
 
 DEBUG = Path(__file__).parents[2] / "configs/invertavatar_debug.yaml"
 KINDS = ["adversarial", "reconstruction"]
+CHANGES = ("prior_training.adversarial_from=2", "trainer.val_every=4", "optim.warmup_steps=3")
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +43,7 @@ def finished(asked, tmp_path_factory) -> dict[str, Path]:
     """A run of each kind; the auto-encoder meets its discriminator in its third step."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     for kind, folder in folders.items():
-        changes = ("trainer.max_steps=4", f"prior={kind}", "prior_training.adversarial_from=2", "trainer.val_every=4")
-        assert run_training(asked(folder, *changes), folder) == 0
+        assert run_training(asked(folder, *CHANGES, "trainer.max_steps=4", f"prior={kind}"), folder) == 0
     return folders
 
 
@@ -75,12 +75,22 @@ def test_everything_is_logged_and_drawn(finished):
     )
 
 
+def test_both_rates_follow_the_schedule(finished):
+    """A warmup of three steps: the fourth has the full rate, the third three quarters of it."""
+    for folder in finished.values():
+        for step, share in ((3, 0.75), (4, 1.0)):
+            state = torch.load(folder / f"checkpoints/step_{step:08d}.ckpt", weights_only=True)
+            assert len(state["optimizer_states"]) == 2
+            for group in (group for one in state["optimizer_states"] for group in one["param_groups"]):
+                assert group["lr"] == pytest.approx(share * group["initial_lr"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_is_uninterrupted(finished, kind, asked, state, tmp_path, one_thread):
     """With noise, jitter, variation, R1, both optimizers and the discriminator's coming in between."""
-    changes = (f"prior={kind}", "prior_training.adversarial_from=2", "trainer.val_every=4", "log.sheet_examples=0")
     for steps in (3, 4):
-        run_training(asked(tmp_path, *changes, f"trainer.max_steps={steps}"), tmp_path)
+        changes = (f"prior={kind}", f"trainer.max_steps={steps}", "log.sheet_examples=0")
+        run_training(asked(tmp_path, *CHANGES, *changes), tmp_path)
     ours, theirs = (state(folder / "checkpoints/step_00000004.ckpt") for folder in (tmp_path, finished[kind]))
     assert ours.keys() == theirs.keys() and any(name.startswith(".optimizer_states.1") for name in ours)
     for name, value in theirs.items():
