@@ -11,7 +11,7 @@ that is learned starts at zero: the untrained network draws the photos on the tr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -225,7 +225,7 @@ class GPAvatarLite(nn.Module):
         t, edges = self._samples(rays, around.depth.flatten(1) / forward, jitter, rng)
         behind = t * forward[..., None] - around.depth.flatten(1)[..., None]
         cover = around.cover.flatten(1)[..., None].expand_as(t)
-        frame = replace(self.frame(person, mesh), precision=precision)
+        frame = self.frame(person, mesh, precision)
         found = self._look(frame, rays.at(t).flatten(1, 2), behind.flatten(1), cover.flatten(1))
         weights = ray_weights(found.sigma.reshape(t.shape) * edges.diff(dim=-1))
         # A ray that meets nothing says what it would see on the relief.
@@ -243,11 +243,11 @@ class GPAvatarLite(nn.Module):
         feats = torch.cat([low[:, :num], opacity, told[:, :2], depth - around.depth], 1)
         return Seen(base, feats, opacity, depth, around)
 
-    def frame(self, person: Person, mesh: DrivenMesh) -> LiteFrame:
+    def frame(self, person: Person, mesh: DrivenMesh, precision: Precision = "reference") -> LiteFrame:
         """What samples of this frame are asked of."""
         cloud, samples = self.head.cloud, self.config.shell_samples + self.config.cube_samples
         points = self.point_field(mesh.verts[:, cloud], self.config.rays_px**2 * samples)
-        return LiteFrame(person, mesh, points, mesh.table[:, cloud])
+        return LiteFrame(person, mesh, points, mesh.table[:, cloud], precision)
 
     def _samples(
         self, rays: Rays, middle: Float[Tensor, "batch ray"], jitter: bool, rng: torch.Generator | None
@@ -329,28 +329,27 @@ class GPAvatarLite(nn.Module):
     def _raw(self, frame: LiteFrame, points: Tensor, near: Neighbours, known: Tensor, matte: Tensor) -> Tensor:
         """What the networks say of samples. On a CPU those without a matte, about half, are left out: σ is 0 there."""
         if points.device.type != "cpu":
-            return self.networks(frame, points, near, known)
+            return self.networks(frame.person.planes, frame.points, points, near, known)
         told = known.new_zeros(*matte.shape, self.radiance[-1].out_features)
         for entry, kept in enumerate(matte > 0):
             some = kept.nonzero()[:, 0]
             one = map_tensors(near, lambda tensor, at=(slice(entry, entry + 1), some): tensor[at])
-            planes = replace(frame.person, planes=frame.person.planes[entry : entry + 1])
-            found = self.networks(
-                replace(frame, person=planes), points[entry, some][None], one, known[entry, some][None]
-            )
+            planes, at = frame.person.planes[entry : entry + 1], points[None, entry, some]
+            found = self.networks(planes, frame.points, at, one, known[None, entry, some])
             told[entry] = told[entry].index_copy(0, some, found[0])
         return told
 
     def networks(
         self,
-        frame: LiteFrame,
+        planes: Float[Tensor, "batch 3 channel plane plane"],
+        field: BoundPointField,
         points: Float[Tensor, "batch sample 3"],
         near: Neighbours,
         known: Float[Tensor, "batch sample known"],
     ) -> Float[Tensor, "batch sample raw"]:
         """Planes, expression field and what the photos show -> raw density (2), change of colour (3), features."""
-        canonical = sample_planes(frame.person.planes, points.clamp(-1, 1))
-        expression = frame.points.of(near)
+        canonical = sample_planes(planes, points.clamp(-1, 1))
+        expression = field.of(near)
         if self.config.expression == "none":
             expression = torch.zeros_like(expression)
         return self.radiance(torch.cat([canonical, expression, known], -1))

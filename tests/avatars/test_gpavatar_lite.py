@@ -126,7 +126,11 @@ def test_pieces_and_left_out_samples_change_nothing(monkeypatch):
     whole = net(made, target)
     monkeypatch.setattr(gpavatar_lite, "CHUNK", 100)
     pieces = net(made, target)
-    monkeypatch.setattr(net, "_raw", lambda frame, points, near, known, matte: net.networks(frame, points, near, known))
+    monkeypatch.setattr(
+        net,
+        "_raw",
+        lambda frame, points, near, known, matte: net.networks(frame.person.planes, frame.points, points, near, known),
+    )
     everywhere = net(made, target)
     for other in (pieces, everywhere):
         assert torch.allclose(whole.low, other.low, atol=1e-5) and torch.allclose(whole.image, other.image, atol=1e-4)
