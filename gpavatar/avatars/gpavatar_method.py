@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from gpavatar.avatars.heads import DrivenHead, driven_head
 from gpavatar.avatars.portrait_layers import dilate
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera
-from gpavatar.field.twin import Precision, has_bfloat16
+from gpavatar.field.twin import Precision, choose_twin, has_bfloat16
 from gpavatar.media.alpha import foreground
 from gpavatar.media.inpaint import inpaint
+from gpavatar.render.captured import Captured
 from gpavatar.synthesis.upsampler import Upsampler
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
@@ -61,6 +62,7 @@ class GPAvatarMethod:
         for network in (self.net.encoder, self.net.upsampler):
             network.to(memory_format=torch.channels_last)
         self._narrow: Upsampler | None = None  # the super-resolution in bfloat16, once it is asked for
+        self._captured: dict[Precision, Captured] = {}
         self._weights_sha256 = read.sha256
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarState:
@@ -89,10 +91,9 @@ class GPAvatarMethod:
         params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
         driven = self.head.drive(params, map_tensors(camera, self._moved))
         signal = HeadSignal(driven.verts[None], signal_params(driven.params)[None])
-        with torch.no_grad():
-            seen = self.net.look(state.planes[None], signal, driven.camera[None], precision=self.precision)
-            image = resized(self._upsampled(seen.fine)[0], size_px)
-        alpha = resized(seen.opacity[0], size_px).clamp(0, 1)
+        camera = driven.camera[None]
+        drawn, opacity = self._frame(state.planes[None], signal.verts, signal.params, camera.c2w, camera.intrinsics)
+        image, alpha = resized(drawn[0], size_px), resized(opacity[0], size_px).clamp(0, 1)
         behind = resized(state.background if background is None else background.to(self.device), size_px)
         return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
 
@@ -118,6 +119,28 @@ class GPAvatarMethod:
             "head_sha256": self.head.sha256,
             "weights_sha256": self._weights_sha256,
         }
+
+    @property
+    def _frame(self) -> Callable[..., tuple[Tensor, ...]]:
+        """`_draw`, as a CUDA graph where the fused kernels draw: nothing in it waits for the device then."""
+        released = self.net.config.point_field.normalised_over == "pass"
+        if choose_twin(self.precision, self.device, gradient=False) != "triton" or released:
+            return self._draw
+        return self._captured.setdefault(self.precision, Captured(self._draw))
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        planes: Float[Tensor, "1 3 channel size size"],
+        verts: Float[Tensor, "1 vert 3"],
+        params: Float[Tensor, "1 param"],
+        c2w: Float[Tensor, "1 4 4"],
+        intrinsics: Float[Tensor, "1 4"],
+    ) -> tuple[Float[Tensor, "1 3 large large"], Float[Tensor, "1 1 small small"]]:
+        """The network's picture on black, and the opacity."""
+        signal = HeadSignal(verts, params)
+        seen = self.net.look(planes, signal, Camera(c2w, intrinsics), precision=self.precision)
+        return self._upsampled(seen.fine), seen.opacity
 
     def _upsampled(self, feats: Float[Tensor, "1 feat small small"]) -> Float[Tensor, "1 3 size size"]:
         if self.precision != "fast" or not has_bfloat16(self.device):

@@ -15,6 +15,7 @@ from gpavatar.camera import Camera
 from gpavatar.face.open_head import OpenHead
 from gpavatar.field.twin import has_bfloat16
 from gpavatar.pipeline import PersonAvatar, load_avatar, load_model
+from gpavatar.render.captured import Captured
 from gpavatar.retarget import Pose
 from gpavatar.types import HeadParams, InputError, SourceFrame
 from tests.avatars.tiny_gpavatar import tiny_config
@@ -150,3 +151,16 @@ def test_a_model_on_flame_is_driven_by_the_user_s_file(generator, tmp_path, monk
     state = model.encode([frame])
     still, moved = (model.render(state, p, frame.camera, 32).image for p in (frame.params, smiling(frame)))
     assert still.isfinite().all() and not torch.allclose(still, moved)
+
+
+def test_what_a_graph_would_record_sees_nothing_but_its_arguments(model, generator, monkeypatch):
+    """Where the fused kernels draw, the whole frame goes through one `Captured` per precision."""
+    frame = photo(generator)
+    state, seen = model.encode([frame]), []
+    plain = model.render(state, smiling(frame), frame.camera, 32)
+    monkeypatch.setattr("gpavatar.avatars.gpavatar_method.choose_twin", lambda *given, gradient: "triton")
+    call = Captured.__call__
+    monkeypatch.setattr(Captured, "__call__", lambda self, *given: seen.append((self, given)) or call(self, *given))
+    first, second = (model.render(state, smiling(frame), frame.camera, 32) for _ in range(2))
+    assert torch.equal(first.image, plain.image) and torch.equal(second.image, plain.image)
+    assert seen[0][0] is seen[1][0] and all(isinstance(one, torch.Tensor) for one in seen[0][1])
