@@ -200,7 +200,7 @@ class GPAvatarLite(nn.Module):
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             seen = self.look(person, pose, jitter=jitter, rng=rng, precision=precision)
         base, low = seen.base, seen.feats[:, :3]
-        image, alpha = corrected(base, self.picture(base, seen.feats))
+        image, alpha = corrected(base, self.picture(seen.feats, base))
         return LiteOutput(
             low, image, alpha, seen.opacity, seen.depth, seen.around.depth, seen.around.cover, base.colour * base.alpha
         )

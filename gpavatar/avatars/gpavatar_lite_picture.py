@@ -130,8 +130,8 @@ class PictureNet(nn.Module):
 
     def forward(
         self,
-        base: Gathered,
         feats: Float[Tensor, "batch feat small small"],
+        base: Gathered,
     ) -> Float[Tensor, "batch 6 size size"]:
         """Raw corrections, zero before training."""
         fine = functional.pixel_unshuffle(torch.cat([base.colour * base.alpha, base.alpha, base.hints], 1), 2)
