@@ -122,6 +122,23 @@ def test_what_the_atlas_does_not_show_is_not_heard(head, mesh, generator):
     assert not same(a.texture, b.texture)
 
 
+@pytest.mark.parametrize("landmark", [425, 205, 10])  # left cheek, right cheek, forehead
+def test_an_offset_of_a_texel_shows_where_that_texel_is_in_the_picture(head, mesh, generator, landmark):
+    """From the atlas through the drawn planes and the rendering: no axis is mirrored or exchanged on the way."""
+    net, one, points = network(), frame(head, generator), head.topology.mediapipe
+    coarse, views = net.coarse(one), net.prior.views(one.verts, mesh.surface)
+    corners = head.topology.uv[head.topology.uv_faces[points.face_ids[landmark]]]
+    u, v = (corners * points.bary[landmark][:, None]).sum(0)
+    texels = (torch.arange(size := coarse.texture.fine.shape[-1]) + 0.5) / size
+    patch = ((texels - u) ** 2 + (texels[:, None] - v) ** 2 < 0.05**2).float()
+    marked = replace(coarse, texture=replace(coarse.texture, fine=coarse.texture.fine + 5 * patch))
+    with torch.no_grad():
+        drawn = [net.prior.animate(person, views, one.camera, size_px=32).raw for person in (coarse, marked)]
+    row, column = divmod(int((drawn[1] - drawn[0]).abs().sum((0, 1)).argmax()), 32)
+    expected = one.camera[0].project(points.on(one.verts[0], head.topology.faces)[landmark][None])[0]
+    assert float((torch.tensor([column + 0.5, row + 0.5]) / 32 - expected).abs().max()) < 0.06
+
+
 def test_a_frame_that_shows_no_surface_leaves_the_texture_as_it_is(head, mesh, generator):
     """An empty visibility mask; the planes may learn from it all the same."""
     net, one = network(), frame(head, generator)
