@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gpavatar.field.folded import FoldedField
 from gpavatar.field.frequency import code_width
@@ -162,6 +163,7 @@ class _Pass(torch.autograd.Function):
         return drawn.feats[..., :num_out], drawn.opacity, drawn.depth, drawn.thickness
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, feats: Tensor, opacity: Tensor, depth: Tensor, thickness: Tensor):
         """Of the four outputs to all inputs but the task."""
         saved = ctx.saved_tensors
