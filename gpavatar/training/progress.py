@@ -23,14 +23,18 @@ class StepProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The bar begins where the run goes on."""
+        self.step = trainer.global_step
         self.shown = trainer.is_global_zero and self.console.is_terminal
         if self.shown:
             self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
-        """A step was taken."""
+        """A step was taken, unless more batches belong to it."""
         step = trainer.global_step
+        if step == self.step:
+            return
+        self.step = step
         if self.shown:
             self.bar.update(self.task, completed=step)
         if step % self.log_every == 0 and trainer.is_global_zero:

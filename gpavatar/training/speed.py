@@ -20,8 +20,9 @@ class Speed(Callback):
     def __init__(self, log_every: int):
         self.log_every = log_every
 
-    def on_train_start(self, *_) -> None:
+    def on_train_start(self, trainer: Trainer, *_) -> None:
         """The clock starts with the first batch."""
+        self._step = trainer.global_step
         self._restart(None)
 
     def on_train_batch_start(self, *_) -> None:
@@ -33,10 +34,11 @@ class Speed(Callback):
             self._waited += now - self._ended
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx) -> None:
-        """A step was taken."""
+        """A batch was worked through; the last one of a step may log."""
         self._ended = now = time.perf_counter()
         self._examples += len(batch.target.image) * trainer.world_size
-        if trainer.global_step % self.log_every == 0:
+        before, self._step = self._step, trainer.global_step
+        if self._step != before and self._step % self.log_every == 0:
             elapsed = now - self._began
             found = {"samples_per_s": self._examples / elapsed, "loader_wait": self._waited / elapsed}
             pl_module.log_dict({f"speed/{k}": v for k, v in (found | {"memory_gb": memory_gb()}).items()})

@@ -168,6 +168,14 @@ def test_the_time_is_up(debug, tmp_path, capsys):
     assert len(printed.out.splitlines()) == 2
 
 
+def test_steps_of_several_batches_are_logged_once_they_are_taken(debug, tmp_path, capsys):
+    changes = ("trainer.accumulate=2", "trainer.log_every=2", "trainer.max_steps=4", "data.val=[]")
+    assert run_training(debug(tmp_path, *changes, "log.sheet_examples=0"), tmp_path) == 0
+    assert [step for name, step in numbers(tmp_path) if name == "speed/samples_per_s"] == [2, 4]
+    said = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "pairs/s" in line]
+    assert said == ["step 2 of 4", "step 4 of 4"]
+
+
 def test_sigterm_finishes_the_step(debug, tmp_path, monkeypatch):
     terms, calls = GPAvatarTraining.terms, []
 
