@@ -103,7 +103,28 @@ class WindowMemory:
         return joined_mean(self.settled, present, int(self.num_settled))
 
 
-MEMORIES: dict[str, type[RecurrentMemory | MeanMemory | WindowMemory]] = {
+@dataclass(frozen=True)
+class NoMemory:
+    """The first frame's styles are all there is (Table 3, "wo both Enc"); later frames are counted."""
+
+    num_frames: Int[Tensor, ""]
+
+    @staticmethod
+    def first(net: InvertAvatar, coarse: Canonical, evidence: Evidence | None) -> NoMemory:
+        """After the first frame."""
+        return NoMemory(torch.tensor(1))
+
+    def with_frame(self, net: InvertAvatar, coarse: Canonical, evidence: Evidence | None) -> NoMemory:
+        """See `Memory`."""
+        return NoMemory(self.num_frames + 1)
+
+    def person(self, net: InvertAvatar, coarse: Canonical) -> Canonical:
+        """See `Memory`."""
+        return coarse
+
+
+MEMORIES: dict[str, type[RecurrentMemory | MeanMemory | WindowMemory | NoMemory]] = {
+    "none": NoMemory,
     "recurrent": RecurrentMemory,
     "mean": MeanMemory,
     "window": WindowMemory,

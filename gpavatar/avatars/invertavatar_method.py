@@ -16,7 +16,7 @@ from gpavatar.avatars.animatable_prior import Canonical
 from gpavatar.avatars.backdrop import behind_person, laid_over, person_on_black
 from gpavatar.avatars.base import Reference
 from gpavatar.avatars.checkpoint import ANY_HEAD, read_weights
-from gpavatar.avatars.gathering import MEMORIES, MeanMemory, RecurrentMemory, WindowMemory
+from gpavatar.avatars.gathering import MEMORIES, MeanMemory, NoMemory, RecurrentMemory, WindowMemory
 from gpavatar.avatars.heads import DrivenHead, driven_head
 from gpavatar.avatars.invertavatar import Evidence, HeadMesh, InvertAvatar, InvertAvatarConfig, PosedFrame
 from gpavatar.avatars.state_file import load_state, save_state
@@ -57,7 +57,14 @@ class WindowState(InvertAvatarState):
     memory: WindowMemory
 
 
-STATES = {"recurrent": RecurrentState, "mean": MeanState, "window": WindowState}
+@dataclass(frozen=True)
+class CoarseState(InvertAvatarState):
+    """With nothing but the first photo."""
+
+    memory: NoMemory
+
+
+STATES = {"none": CoarseState, "recurrent": RecurrentState, "mean": MeanState, "window": WindowState}
 
 
 class InvertAvatarMethod:
@@ -77,7 +84,7 @@ class InvertAvatarMethod:
         self.net = read.fill(lambda: InvertAvatar(read.config))
         self.net.eval().requires_grad_(False).to(self.device)
         self.mesh = HeadMesh.of(self.head.topology)
-        self.gathering = read.config.inversion.gathering
+        self.gathering = read.config.inversion.gathering if read.config.inversion.refined else "none"
         self._weights_sha256 = read.sha256
 
     def encode(self, frames: Sequence[SourceFrame]) -> InvertAvatarState:
@@ -148,5 +155,5 @@ class InvertAvatarMethod:
         driven = self.head.drive(params, camera)
         return PosedFrame(person[None].to(self.device), driven.verts[None], driven.camera[None])
 
-    def _evidence(self, coarse: Canonical, frame: SourceFrame) -> Evidence:
-        return self.net.evidence(coarse, self._posed(frame), self.mesh)
+    def _evidence(self, coarse: Canonical, frame: SourceFrame) -> Evidence | None:
+        return self.net.evidence(coarse, self._posed(frame), self.mesh) if self.net.config.refined else None

@@ -104,6 +104,18 @@ def test_from_photos_to_frames_and_back_from_a_file(recurrent, tmp_path):
     torch.testing.assert_close(again.render(pose, 64).image, out.image, atol=2 / 255, rtol=0)
 
 
+def test_without_both_encoders_the_first_photo_is_all(tmp_path):
+    """Table 3, "wo both Enc"; saved and loaded like the others."""
+    head, config = OpenHead.load(), tiny_config(refined=False)
+    info = WeightsInfo("invertavatar", head.name, head.sha256, config_yaml(config))
+    save_weights(network(refined=False).state_dict(), tmp_path / "coarse.safetensors", info)
+    model, frames = load_model(str(tmp_path / "coarse.safetensors"), "cpu"), photos(2)
+    state = model.encode(frames)
+    assert same(state.person, model.encode(frames[:1]).person) and same(state.person, state.coarse)
+    model.save(state, tmp_path / "avatar.safetensors")
+    assert int(model.update(model.load(tmp_path / "avatar.safetensors"), frames[1]).memory.num_frames) == 3
+
+
 def test_a_file_of_other_weights_or_of_another_way_to_gather_is_refused(model, recurrent, tmp_path):
     model.save(model.encode(photos(1)), tmp_path / "avatar.safetensors")
     if model.gathering != "recurrent":

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+import torch.nn.functional as functional
 
 from gpavatar.synthesis.fusion_unet import WINDOW, FusionUNet, FusionUNetConfig
 from gpavatar.synthesis.residual_trunk import Pyramid, ResidualTrunk, TrunkConfig
@@ -28,7 +29,7 @@ def same(a: Pyramid, b: Pyramid) -> None:
 
 
 def differ(a: Pyramid, b: Pyramid) -> bool:
-    return all(float((x - y).abs().max()) > 1e-6 for x, y in zip(a.maps, b.maps, strict=True))
+    return all(float((x - y).detach().abs().max()) > 1e-6 for x, y in zip(a.maps, b.maps, strict=True))
 
 
 def test_sizes_at_full_width():
@@ -59,6 +60,20 @@ def test_every_parameter_learns(fusion, generator):
     }[fusion]
     sum((m * torch.randn_like(m)).sum() for m in once(taps).maps).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0] == []
+
+
+def test_a_level_hears_the_coarser_one_as_it_is_after_this_very_frame(generator):
+    """The head of fusion_unet.py written out, over two frames."""
+    net = unet("recurrent")
+    state = net.begin(net.trunk(pictures(1, generator)))
+    for picture in pictures(2, generator):
+        taps = net.trunk(picture[None])
+        h0 = net.fusions[0](net.levels[0](taps.sixteenth), state.sixteenth)
+        h1 = net.fusions[1](net.levels[1](torch.cat([functional.pixel_shuffle(h0, 2), taps.eighth], 1)), state.eighth)
+        h2 = net.fusions[2](net.levels[2](torch.cat([functional.pixel_shuffle(h1, 2), taps.quarter], 1)), state.quarter)
+        h3 = net.fusions[3](net.levels[3](torch.cat([functional.pixel_shuffle(h2, 2), taps.half], 1)), state.half)
+        state = net.step(taps, state)
+        same(state, Pyramid(h0, h1, h2, h3))
 
 
 def test_absent_frames_of_a_batch_change_nothing(generator):
