@@ -162,35 +162,46 @@ class ShardDataModule(LightningDataModule):
 
     def _frames(self, name: str) -> PairFrames:
         config, sets, configs = self.config, self._opened(name), self._configs(name)
-        aside, held_out = self._aside(), name == "val" and not config.val
-        split = config.val_split if name == "val" and config.val else config.train_split
+        weights, given = [each.weight for each in configs], name == "val" and bool(config.val)
+        held_out, aside = name == "val", set() if given else self._aside()
 
         def wanted(number: int, clip: ClipInfo) -> bool:
-            kinds = configs[number].kinds
-            return (not kinds or clip.kind in kinds) and (clip.identity in aside) == held_out
+            of_kind = not configs[number].kinds or clip.kind in configs[number].kinds
+            return of_kind and (given or (clip.identity in aside) == held_out)
 
-        if name == "val" and config.val:
-            return pair_frames(sets, [each.weight for each in configs], split, config.open_only)
-        frames = pair_frames(sets, [1.0] * len(sets), split, config.open_only, wanted)
-        return frames if held_out else reweighted(frames, [each.weight for each in configs])
+        if given:
+            return pair_frames(sets, weights, config.val_split, config.open_only, wanted)
+        frames = pair_frames(sets, [1.0] * len(sets), config.train_split, config.open_only, wanted)
+        return frames if held_out else reweighted(frames, weights)
 
     def _configs(self, name: str) -> list[SetConfig]:
-        """Validation without sets of its own takes real clips of the training sets."""
+        """Validation without sets of its own takes real clips of those training sets that have people kept aside."""
         if name == "train" or self.config.val:
             return self.config.train if name == "train" else self.config.val
-        return [replace(each, kinds=["real"]) for each in self.config.train if not each.kinds or "real" in each.kinds]
+        aside = self._aside()
+        found = [one for one, real in self._real_clips() if any(clip.identity in aside for clip in real)]
+        return [replace(one, kinds=["real"]) for one in found]
 
     def _aside(self) -> set[str]:
         """The people that are kept aside: those whose names' SHA-256 are smallest."""
-        if not self.config.keep_aside:
-            return set()
         wanted = self.config.keep_aside
-        sets = zip(self._opened("train"), self.config.train, strict=True)
-        clips = [clip for shards, one in sets for clip in shards.index.clips if not one.kinds or "real" in one.kinds]
-        real = {clip.identity for clip in clips if clip.kind == "real" and clip.split == self.config.train_split}
-        if len(real) <= wanted:
-            raise InputError(f"data.keep_aside={wanted}: there are only {len(real)} people in real clips")
-        return set(sorted(real, key=lambda name: hashlib.sha256(name.encode()).digest())[:wanted])
+        if not wanted:
+            return set()
+        people = {clip.identity for _, real in self._real_clips() for clip in real}
+        if len(people) <= wanted:
+            raise InputError(f"data.keep_aside={wanted}: there are only {len(people)} people in real clips")
+        return set(sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())[:wanted])
+
+    def _real_clips(self) -> list[tuple[SetConfig, list[ClipInfo]]]:
+        """Of each training set that may give real clips, those that may be trained on."""
+
+        def usable(clip: ClipInfo) -> bool:
+            allowed = clip.tier == "open" or not self.config.open_only
+            return clip.kind == "real" and clip.split == self.config.train_split and allowed
+
+        sets = zip(self.config.train, self._opened("train"), strict=True)
+        real = [(one, shards) for one, shards in sets if not one.kinds or "real" in one.kinds]
+        return [(one, list(filter(usable, shards.index.clips))) for one, shards in real]
 
     def _stages(self) -> list[Stage]:
         config, count = self.config, len(self.config.stages)

@@ -84,6 +84,25 @@ def test_a_batch_is_what_it_says(directory):
                 assert view.image[0].mean().item() * 255 == pytest.approx(red, abs=3)
 
 
+def test_people_kept_aside_need_not_be_of_every_set(directory, other):
+    sets = [SetConfig(str(directory)), SetConfig(str(other))]
+    module = ShardDataModule(data_config(directory, train=sets, val=[], keep_aside=1))
+    aside = {clip.identity for clip in module.val_dataloader().schedule.frames.clips}
+    assert len(aside) == 1 and {clip.identity for clip in module.clips} == {"anna", "ben", "xena", "yann"} - aside
+    open_only = ShardDataModule(data_config(directory, train=sets[:1], val=[], keep_aside=1, open_only=True))
+    assert {clip.tier for clip in open_only.val_dataloader().schedule.frames.clips} == {"open"}
+
+
+def test_validation_takes_the_kinds_that_are_asked_for(directory):
+    def clips(*kinds: str) -> int:
+        module = ShardDataModule(data_config(directory, val=[SetConfig(str(directory), kinds=list(kinds))]))
+        return len(module.val_dataloader().schedule.frames.clips)
+
+    assert clips("real", "still") == clips() > 0
+    with pytest.raises(InputError, match="no clip with pairs"):
+        clips("still")
+
+
 def test_resident_frames_are_the_streamed_ones(directory):
     """The same schedule gives the same batches, varied the same way, whether frames are decoded or resident."""
     streamed = ShardDataModule(data_config(directory)).train_dataloader()
