@@ -24,6 +24,14 @@ def _axis(x, y, z, AXIS: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def _place(x, y, z, plane, AXES: tl.constexpr, SIZE: tl.constexpr):
+    """Column or row on a plane, in texels, of places in space."""
+    along = tl.where(plane == 1, _axis(x, y, z, AXES[1]), _axis(x, y, z, AXES[2]))
+    return ((tl.where(plane == 0, _axis(x, y, z, AXES[0]), along) + 1) * SIZE - 1) * 0.5
+
+
+@triton.jit
+@no_type_check
 def _corner(column, row, there, corner, WIDTH: tl.constexpr, HEIGHT: tl.constexpr):
     """Texel number and bilinear weight of one of the four texels around a place, and whether it is on the plane."""
     left, top = tl.floor(column), tl.floor(row)
@@ -44,10 +52,9 @@ def gather_planes(
     """The sum of the three planes' features: (BLOCK, CHANNELS)."""
     channel = tl.arange(0, CHANNELS)
     total = tl.zeros((BLOCK, CHANNELS), ACC)
-    for plane in tl.static_range(3):
-        column = ((_axis(x, y, z, COLUMNS[plane]) + 1) * WIDTH - 1) * 0.5
-        row = ((_axis(x, y, z, ROWS[plane]) + 1) * HEIGHT - 1) * 0.5
-        for corner in range(4):  # not unrolled: its loads would fill the registers
+    for plane in range(3):
+        column, row = _place(x, y, z, plane, COLUMNS, WIDTH), _place(x, y, z, plane, ROWS, HEIGHT)
+        for corner in tl.static_range(4):  # four loads are under way at once; twelve would fill the registers
             texel, share, inside = _corner(column, row, there, corner, WIDTH, HEIGHT)
             at = (plane * HEIGHT * WIDTH + texel)[:, None] * CHANNELS + channel[None, :]
             total += share[:, None] * tl.load(planes + at, mask=inside[:, None], other=0.0).to(ACC)
@@ -62,10 +69,9 @@ def scatter_planes(
 ):  # fmt: skip
     """Adds the gradient of `gather_planes` with respect to the planes."""
     channel = tl.arange(0, CHANNELS)
-    for plane in tl.static_range(3):
-        column = ((_axis(x, y, z, COLUMNS[plane]) + 1) * WIDTH - 1) * 0.5
-        row = ((_axis(x, y, z, ROWS[plane]) + 1) * HEIGHT - 1) * 0.5
-        for corner in range(4):  # not unrolled: its loads would fill the registers
+    for plane in range(3):
+        column, row = _place(x, y, z, plane, COLUMNS, WIDTH), _place(x, y, z, plane, ROWS, HEIGHT)
+        for corner in range(4):
             texel, share, inside = _corner(column, row, there, corner, WIDTH, HEIGHT)
             at = (plane * HEIGHT * WIDTH + texel)[:, None] * CHANNELS + channel[None, :]
             tl.atomic_add(grad_planes + at, share[:, None] * grad, mask=inside[:, None], sem="relaxed")
