@@ -5,7 +5,6 @@ python -m gpavatar.track clip.mp4 -o tracks.npz --preview overlay.mp4
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,9 +23,9 @@ from gpavatar.config import run_program
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.face.open_head import OpenHead
 from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
-from gpavatar.media.files import check_writable
+from gpavatar.media.files import check_writable, sha256_of
 from gpavatar.media.frames import open_frames
-from gpavatar.media.writer import open_writer
+from gpavatar.media.writer import check_output, open_writer
 from gpavatar.pipeline import parse_face
 from gpavatar.streaming import prefetch
 from gpavatar.tracking.track_file import TrackSource, save_track
@@ -67,9 +66,9 @@ def track(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
         raise InputError(f"{options.output}: a track is an .npz file; give -o a name that ends so")
     if options.focal is not None and not 0.2 <= options.focal <= 50:
         raise InputError(f"focal {options.focal:g}: must lie between 0.2 and 50 longer picture sides")
-    for path in (options.output, options.preview):
-        if path is not None:
-            check_writable(path)
+    check_writable(options.output, [options.input])
+    if options.preview is not None:
+        check_output(options.preview, [options.input])
     head = OpenHead.load()
     config = TrackerConfig(parse_face(options.face), options.mode, options.focal, lookahead_s=math.inf)
     reader = open_frames(options.input, max_side_px=MAX_SIDE_PX, start_s=options.start, end_s=options.end)
@@ -80,10 +79,10 @@ def track(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
         answers = list(Tracker(head, config).stream(_counted(frames, progress, task), str(options.input)))
         result = as_track(answers, reader.info.width_px, reader.info.height_px, head)
         progress.update(task, total=len(result), completed=len(result))
+        save_track(options.output, result, TrackSource(options.input.name, sha256_of(options.input)))
         if options.preview is not None:
             task = progress.add_task("drawing", total=len(result))
             write_preview(options, result, head, lambda shown: _counted(shown, progress, task))
-        save_track(options.output, result, TrackSource(options.input.name, _sha256(options.input)))
     tracked = int(result.tracked.sum())
     print(f"{options.output}: {len(result)} frames, {tracked} tracked")
 
@@ -130,15 +129,6 @@ def _counted(items: Iterable[T], progress: Progress, task) -> Iterator[T]:
 def _progress() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-
-
-def _sha256(path: Path) -> str:
-    """Of a file; of a directory, of its files' sums in the order of their names."""
-    if path.is_dir():
-        sums = "".join(_sha256(file) for file in sorted(path.iterdir()) if file.is_file())
-        return hashlib.sha256(sums.encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,9 +20,9 @@ def code_changes() -> str:
 
 
 def _git(*words: str) -> str:
-    """What git says of the checkout; nothing where there is none."""
+    """What git says of the checkout; nothing where there is none, or no git."""
     checkout = Path(__file__).parent.parent
-    if not (checkout / ".git").exists():
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
         return ""
     done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, errors="replace")
     return done.stdout if done.returncode == 0 else ""

@@ -9,7 +9,6 @@ Nothing in the file is executed. Half precision is widened when it is read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gpavatar.config import parse_config
-from gpavatar.media.files import check_file, write_tensors
+from gpavatar.media.files import check_file, sha256_of, write_tensors
 from gpavatar.types import InputError, one_line
 
 T = TypeVar("T")
@@ -120,9 +119,7 @@ def read_weights(path: str | Path, schema: type[T]) -> Weights[T]:
                 raise InputError(
                     f"{path}: {one_line(name)} holds values that are not finite; export or download it again"
                 )
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Weights(info, config, tensors, sha256, path)
+    return Weights(info, config, tensors, sha256_of(path), path)
 
 
 def to_half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -90,9 +91,16 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         temporary.write_bytes(save(plain, dict(metadata)))
 
 
-def check_writable(path: Path) -> None:
-    """Make the directory of `path`; InputError where it cannot be written, before any work is done for it."""
+def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Make the directory of `path`, before any work is done for it.
+
+    InputError where a file cannot be written there, or one of the `inputs` would be lost.
+    """
     temporary = temporary_name(path)
+    if any(path.resolve() == other.resolve() for other in inputs):
+        raise InputError(f"{path}: is an input too; choose another name for the output")
+    if path.suffix and path.is_dir():
+        raise InputError(f"{path}: is a directory; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
@@ -104,9 +112,21 @@ def check_writable(path: Path) -> None:
 def temporary_name(path: Path, step: str = "") -> Path:
     """A hidden name beside `path`, with the same suffix, that no other process uses; it says whose it is.
 
-    `step` (letters) tells several apart, where a file goes through more than one before it is whole.
+    `step` (letters) tells several apart, where a file goes through more than one before it is whole. InputError for a
+    path without a name, such as `.` or `/`.
     """
+    if not path.name:
+        raise InputError(f"{path}: is a directory; name a file")
     return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.tmp{step}{path.suffix}")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file; of a directory that of the `sha256sum` lines of its files, by name."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
 def remove_left_over(path: Path) -> None:

@@ -10,6 +10,7 @@ import queue
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jaxtyping import UInt8
 
 from gpavatar.media.audio import AudioTrack
 from gpavatar.media.compose import add_label
-from gpavatar.media.files import cannot_write, put_in_place, remove_left_over, temporary_name
+from gpavatar.media.files import cannot_write, check_writable, put_in_place, remove_left_over, temporary_name
 from gpavatar.media.image import save_image
 from gpavatar.media.producer import Producer, this_producer
 from gpavatar.media.provenance import Marks, check_producer, sign
@@ -56,8 +57,29 @@ def open_writer(
         return ImageWriter(path, marks)
     if not suffix:
         return DirectoryWriter(path, marks)
+    raise _unknown(path)
+
+
+def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Make the directory of what `open_writer` is to write, before any work is done for it.
+
+    InputError where it could not be written, or one of the `inputs` would be lost.
+    """
+    if path.suffix.lower() not in ("", *VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES):
+        raise _unknown(path)
+    check_writable(path, inputs)
+    if not path.suffix:
+        _check_empty(path)
+
+
+def _unknown(path: Path) -> InputError:
     known = " ".join((*VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES))
-    raise InputError(f"{path}: cannot write {suffix} files; name one of {known}, or a directory")
+    return InputError(f"{path}: cannot write {path.suffix} files; name one of {known}, or a directory")
+
+
+def _check_empty(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists and is not an empty directory; name another one")
 
 
 def write_image(path: str | Path, image_u8: UInt8[np.ndarray, "height width 3"], marks: Marks = ALL_MARKS) -> None:
@@ -313,8 +335,7 @@ class DirectoryWriter(FrameWriter):
     """A directory of 000000.png, 000001.png, ...; an existing one must be empty."""
 
     def __init__(self, path: Path, marks: Marks | None = None):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: exists and is not an empty directory; name another one")
+        _check_empty(path)
         super().__init__(path, marks)
         self._num_encoded = 0
 

@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpavatar.media.files import fit_size, remove_left_over, temporary_name, whole_file, write_tensors
+from gpavatar.media.files import (
+    check_writable,
+    fit_size,
+    remove_left_over,
+    temporary_name,
+    whole_file,
+    write_tensors,
+)
 from gpavatar.types import InputError
 
 
@@ -36,6 +43,14 @@ def test_whole_file_leaves_nothing_when_it_does_not(tmp_path):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [".", "/"])
+def test_a_path_without_a_name_is_no_file(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (check_writable, lambda to: write_tensors({}, to, {})):
+        with pytest.raises(InputError, match=r"is a directory; name a file$"):
+            write(Path(path))
 
 
 @pytest.fixture

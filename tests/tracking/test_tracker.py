@@ -312,3 +312,16 @@ def test_options_that_make_no_sense_are_refused(real_clip, tmp_path) -> None:
     for options in (["--face", "middle"], ["--focal", "0"], ["-o", str(tmp_path / "tracks.txt")], ["--start", "9"]):
         assert run_program(track, [str(real_clip), "-o", str(tmp_path / "t.npz"), *options]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_refused_before_the_clip_is_tracked(real_clip, tmp_path, monkeypatch) -> None:
+    """Among them the clip itself: a preview of its name would take its place."""
+    monkeypatch.setattr("gpavatar.track.open_frames", lambda *_, **__: pytest.fail("the clip was opened"))
+    for name in ("a.npz", "a.mp4", "frames"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "frames" / "x").touch()
+    before, places = real_clip.read_bytes(), ["a.mp4", "frames", "a.docx"]
+    previews = [["--preview", str(place)] for place in (real_clip, *(tmp_path / name for name in places))]
+    for options in (["-o", str(tmp_path / "a.npz")], *previews):
+        assert run_program(track, [str(real_clip), "-o", str(tmp_path / "t.npz"), *options]) == 2
+    assert real_clip.read_bytes() == before and not (tmp_path / "t.npz").exists()
