@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from data_prep.manifest import OutputError
+from gpavatar.assets import DISK_ERRORS
+from gpavatar.media.files import cannot_write, remove_left_over, temporary_name
 from gpavatar.types import InputError
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -20,6 +23,8 @@ MAX_BYTES = 256 << 30  # unpacked
 MAX_RATIO = 200  # unpacked bytes per packed byte; pictures and videos hardly shrink
 FREE_BYTES = 64 << 20  # below it the ratio does not matter
 CHUNK = 1 << 20
+# What the readers of archives raise at damage.
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,22 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip file into `folder`, which appears when all is there; nothing is done where it exists.
 
     InputError, and no folder, for an archive that is damaged, holds a path that leads out of the folder, a link or a
-    device, or grows beyond `MAX_RATIO` times its size.
+    device, or grows beyond `MAX_RATIO` times its size; OutputError where `folder` cannot be written.
     """
     if folder.exists():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    work = temporary_name(folder)
+    remove_left_over(folder)
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(str(cannot_write(folder, error))) from error
     try:
         _unpack_into(archive, work)
         work.replace(folder)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise OutputError(str(cannot_write(folder, error))) from error
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{archive}: damaged or not an archive ({said}); copy or download it again") from error
     finally:

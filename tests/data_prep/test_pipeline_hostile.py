@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -18,7 +19,9 @@ from data_prep import archive
 from data_prep.archive import unpack
 from data_prep.clips import Tools
 from data_prep.find import find_folder
+from data_prep.manifest import OutputError
 from data_prep.run import run
+from gpavatar.media.files import temporary_name
 from gpavatar.types import InputError
 from tests.data_prep.conftest import SMALL
 
@@ -68,6 +71,44 @@ def test_a_hostile_archive_leaves_nothing(name, tmp_path) -> None:
     assert "\n" not in str(refused.value)
     assert not list((tmp_path / "out").iterdir())
     assert not list(tmp_path.parent.rglob("evil.mp4"))
+
+
+def test_damage_within_an_archive_is_one_line(tmp_path) -> None:
+    """Of every kind of compression; what is damaged may be a header, a checksum or the end."""
+    for suffix, mode in ((".tar.xz", "w:xz"), (".tar.gz", "w:gz"), (".tar.bz2", "w:bz2")):
+        whole = tmp_path / f"whole{suffix}"
+        with tarfile.open(whole, mode) as file:
+            file.addfile(member("a.mp4", size=200_000), io.BytesIO(os.urandom(200_000)))
+        data, rng = whole.read_bytes(), random.Random(1)
+        for number in range(40):
+            broken = bytearray(data)
+            broken[rng.randrange(len(data))] ^= 0x55
+            (tmp_path / f"broken{suffix}").write_bytes(broken)
+            try:
+                unpack(tmp_path / f"broken{suffix}", tmp_path / f"inner{suffix}{number}")
+            except InputError as error:
+                assert "damaged or not an archive" in str(error) and "\n" not in str(error)
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path, monkeypatch) -> None:
+    path = zip_of(tmp_path / "plain.zip", "a.mp4", b"abc")
+
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(archive, "_unpack_into", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        unpack(path, tmp_path / "out" / "inner")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_run_unpacked_in_part_is_cleared(tmp_path) -> None:
+    path, gone = zip_of(tmp_path / "plain.zip", "a.mp4", b"abc"), temporary_name(tmp_path / "inner")
+    left = gone.with_name(gone.name.replace(f".{os.getpid()}.", ".4194305."))  # no process has this number
+    left.mkdir()
+    (left / "half.mp4").write_bytes(b"half")
+    unpack(path, tmp_path / "inner")
+    assert not left.exists() and (tmp_path / "inner" / "a.mp4").read_bytes() == b"abc"
 
 
 def test_a_plain_archive_is_unpacked_once(tmp_path) -> None:
