@@ -9,6 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,7 @@ from gpavatar.media.hdr import HDR_CURVES, to_sdr_u8
 from gpavatar.types import InputError, InputWarning
 
 MIN_STEP_S = 1e-3
+COUNTED_BYTES = 64 << 20  # of a file that does not say how long it is
 MAX_TIME_S = 1e6  # a time stamp beyond 11 days is damaged
 # Without these two swscale darkens every picture by 1 to 2 levels; they cost 0.7 ms at 512x512.
 FAITHFUL = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -99,6 +101,9 @@ class VideoReader:
             self._deinterlace = first.interlaced_frame
             has_audio = bool(container.streams.audio)
             num_frames = stream.frames
+        if not num_frames and not end_estimate_s:
+            num_frames = _counted(path)
+            end_estimate_s = num_frames / self._fps
         if start_s is not None and self._file_end_s is not None and start_s >= self._file_end_s:
             raise InputError(f"{path}: start {start_s:g} s lies past its end at {self._file_end_s:g} s; choose less")
         duration = max(0.0, min(end_s or math.inf, end_estimate_s) - (start_s or 0.0))
@@ -254,6 +259,18 @@ def _decode(container: av.container.InputContainer, stream) -> Iterator[av.Video
             yield from packet.decode()
         except av.error.FFmpegError:
             continue
+
+
+def _counted(path: Path) -> int:
+    """How many frames a file has that does not say it, as a live recording or a bare stream: by those it begins with."""
+    frames = read = 0
+    with open_container(path) as container:
+        with suppress(av.error.FFmpegError):  # damage ends it, as it will end the reading
+            for packet in container.demux(_video_stream(container, path)):
+                frames, read = frames + (packet.size > 0), read + packet.size
+                if read > COUNTED_BYTES:
+                    break
+        return max(1, round(frames * container.size / read)) if read > COUNTED_BYTES else frames
 
 
 def _deinterlaced(frames: Iterator[av.VideoFrame], stream, interlaced: bool) -> Iterator[av.VideoFrame]:

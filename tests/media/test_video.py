@@ -173,6 +173,18 @@ def test_start_and_end_are_exact(tmp_path, suffix, start_s, end_s):
     assert reader.broken_at_s is None
 
 
+@pytest.mark.parametrize("name", ["live.webm", "bare.h264"])
+@pytest.mark.parametrize(("counted_bytes", "slack"), [(64 << 20, 0), (4000, 15)])
+def test_a_file_that_does_not_say_its_length_is_no_still(tmp_path, monkeypatch, name, counted_bytes, slack):
+    """What browsers record, and streams without a container: frames are counted, of a long file the first ones."""
+    monkeypatch.setattr("gpavatar.media.video.COUNTED_BYTES", counted_bytes)
+    live = {"codec": "libvpx", "container_options": {"live": "1"}}
+    path = clip(tmp_path / name, 40, **(live if name == "live.webm" else {}))
+    reader = open_video(path)
+    assert len(list(reader)) == 40 and abs(reader.info.num_frames_estimate - 40) <= slack
+    assert open_video(path, end_s=0.4).info.num_frames_estimate == 10
+
+
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
 @pytest.mark.filterwarnings("error")
 def test_clock_begins_where_sound_or_pictures_begin(tmp_path, suffix):
