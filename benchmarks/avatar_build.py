@@ -154,7 +154,7 @@ def benchmark(
 def table(rows: list[Row], report: dict) -> str:
     """The report in Markdown."""
     lines = [
-        "| | processor s: from 2 frames | from 4 | a further frame | clock s: from 2 | from 4 | a further | state, MB |",
+        "| | processor s: from 2 frames | from 4 | one more frame | clock s: from 2 | from 4 | one more | state, MB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
