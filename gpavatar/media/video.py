@@ -262,7 +262,7 @@ def _decode(container: av.container.InputContainer, stream) -> Iterator[av.Video
 
 
 def _counted(path: Path) -> int:
-    """How many frames a file has that does not say it, as a live recording or a bare stream: by those it begins with."""
+    """How many frames a file holds that does not say it, a live recording or a bare stream: by those it begins with."""
     frames = read = 0
     with open_container(path) as container:
         with suppress(av.error.FFmpegError):  # damage ends it, as it will end the reading

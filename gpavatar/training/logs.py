@@ -13,6 +13,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from gpavatar.media.files import whole_file
 from gpavatar.training.config import LogConfig
 
 COLUMNS = ("step", "unix_time", "name", "value")
@@ -44,7 +45,9 @@ class CsvLog(Logger):
         """Append the numbers of a step, which Lightning counts from 0; the file says how many were taken."""
         step = (step or 0) + 1
         rows = [(step, round(time.time(), 2), name, value) for name, value in metrics.items() if name != "epoch"]
-        self._write(rows, "a" if self.path.exists() else "w")
+        head = [] if self.path.exists() else [COLUMNS]
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([*head, *rows])
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
@@ -52,11 +55,8 @@ class CsvLog(Logger):
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as stream:
                 rows = [row for row in list(csv.reader(stream))[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
-            self._write(rows, "w")
-
-    def _write(self, rows: list, mode: str) -> None:
-        with self.path.open(mode, newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([COLUMNS, *rows] if mode == "w" else rows)
+            with whole_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows([COLUMNS, *rows])
 
 
 def wandb_log(folder: Path, config: LogConfig) -> WandbLogger | None:

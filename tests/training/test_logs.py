@@ -31,6 +31,16 @@ def test_a_step_done_again_is_in_the_file_once(tmp_path: Path):
     ]  # fmt: skip
 
 
+def test_what_was_logged_outlives_a_resuming_that_fails(tmp_path: Path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    CsvLog(path).log_metrics({"train/loss": 0.5}, 0)
+    before = path.read_text()
+    monkeypatch.setattr("csv.writer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        CsvLog(path).forget_after(1)
+    assert path.read_text() == before
+
+
 @pytest.mark.skipif(util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_works_without_an_account_and_keeps_to_itself(tmp_path: Path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_ERROR_REPORTING"):
