@@ -37,7 +37,7 @@ from data_prep.verify import OCCLUDED, RESIDUAL, measure, residual, verdict
 from gpavatar.data.shards import ClipInfo, HeadInfo, pack_clip
 from gpavatar.face.open_head import OpenHead
 from gpavatar.media.align import CropBox
-from gpavatar.reenact import sha256_of
+from gpavatar.media.files import sha256_of
 from gpavatar.streaming import prefetch
 from gpavatar.tracking.sources import yaw_pitch_deg
 from gpavatar.tracking.track_file import TrackSource, load_track, save_track

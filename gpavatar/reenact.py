@@ -6,7 +6,6 @@ python -m gpavatar.reenact me.jpg clip.mp4 -o out.mp4
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import resource
 import sys
@@ -29,11 +28,11 @@ from gpavatar.building import VIEWS_PER_CLIP
 from gpavatar.config import run_program, warnings_in_lines
 from gpavatar.media.align import CropBox, head_crop, resample_u8
 from gpavatar.media.compose import LABEL, background_image, in_a_row, parse_background, side_by_side
-from gpavatar.media.files import check_file, check_writable, whole_file
+from gpavatar.media.files import check_file, check_writable, sha256_of, whole_file
 from gpavatar.media.image import to_u8
 from gpavatar.media.producer import this_producer
 from gpavatar.media.provenance import Ingredient, Marks
-from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, VIDEO_OUT_SUFFIXES, open_writer
+from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, check_output, open_writer
 from gpavatar.pipeline import (
     DEFAULT_METHOD,
     DrivingClip,
@@ -148,7 +147,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     clip = DrivingClip(driving, face=face, **span, pictures=options.compare, watch=watch)
     turntable = clip.num_frames == 1 and options.pose == "orbit"
     output = options.output or default_output(sources[0], driving, still=clip.num_frames == 1 and not turntable)
-    check_output(output, options)
+    check_outputs(output, options)
     if output.suffix.lower() in IMAGE_OUT_SUFFIXES and (clip.num_frames > 1 or turntable):
         raise InputError(f"{output}: an image holds one frame; name an .mp4, or a directory for the frames")
     marks = Marks(options.label, options.consent)
@@ -227,18 +226,13 @@ def default_output(source: Path, driving: Path, still: bool) -> Path:
     return Path("outputs") / f"{source.stem}_{driving.stem}{'.png' if still else '.mp4'}"
 
 
-def check_output(output: Path, options: Options) -> None:
-    """Make the directory. InputError where the place cannot be written, or holds one of the inputs."""
-    for path in (output, options.save_avatar):
-        if path is None:
-            continue
-        if any(path.resolve() == other.resolve() for other in options.inputs):
-            raise InputError(f"{path}: is an input too; choose another name for the output")
-        if path.suffix and path.is_dir():
-            raise InputError(f"{path}: is a directory; name a file")
-        if path == output and path.suffix.lower() not in ("", *VIDEO_OUT_SUFFIXES, *IMAGE_OUT_SUFFIXES):
-            raise InputError(f"{path}: cannot write {path.suffix} files; name an .mp4, .mov, .png or .jpg")
-        check_writable(path)
+def check_outputs(output: Path, options: Options) -> None:
+    """Make the directories. InputError where one cannot be written, or would take the place of an input."""
+    check_output(output, options.inputs)
+    if options.save_avatar is not None:
+        if options.save_avatar.suffix != AVATAR_SUFFIX:
+            raise InputError(f"{options.save_avatar}: an avatar is a {AVATAR_SUFFIX} file; give a name that ends so")
+        check_writable(options.save_avatar, options.inputs)
 
 
 def held(frame: DrivingFrame) -> Iterator[DrivingFrame]:
@@ -251,15 +245,6 @@ def peak_memory_mb() -> float:
     """The most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file; of a directory that of the `sha256sum` lines of its files, by name."""
-    if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
 def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> PersonAvatar:

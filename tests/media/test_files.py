@@ -16,6 +16,7 @@ from gpavatar.media.files import (
     check_writable,
     fit_size,
     remove_left_over,
+    sha256_of,
     temporary_name,
     whole_file,
     write_tensors,
@@ -141,3 +142,13 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch
 )
 def test_fit_size(size, limit, expected):
     assert fit_size(*size, limit) == expected
+
+
+def test_the_hash_of_a_directory_sees_names_and_contents(tmp_path):
+    hashes = set()
+    for name, content in (("a", b"1"), ("b", b"1"), ("b", b"2")):
+        for old in tmp_path.iterdir():
+            old.unlink()
+        (tmp_path / name).write_bytes(content)
+        hashes.add(sha256_of(tmp_path))
+    assert len(hashes) == 3
