@@ -69,8 +69,8 @@ train: $(VENV)/installed-dev$(comma)train  ## train a method: make train CONFIG=
 eval: $(VENV)/installed-dev$(comma)eval$(comma)train  ## measure methods: make eval CONFIG=configs/eval_val.yaml MODEL=name
 	$(PYTHON) -m gpavatar.eval $(addprefix --config ,$(CONFIG)) $(addprefix --model ,$(MODEL)) $(ARGS)
 
-data: $(if $(wildcard data_prep/__main__.py),$(VENV)/installed-dev$(comma)prep)  ## raw video to training shards: make data ARGS="..."
-	$(call program,data_prep/__main__.py,data_prep)
+data: $(VENV)/installed-dev$(comma)prep  ## raw video to training shards: make data ARGS="..."
+	$(PYTHON) -m data_prep $(ARGS)
 
 bench: $(VENV)/installed-dev$(comma)train$(comma)prep  ## run every benchmark; results land in benchmarks/results/
 	@for program in benchmarks/*.py; do
@@ -90,12 +90,6 @@ bench-gpu:  ## on a GPU: check the fused kernels, then measure
 	  echo "== benchmarks/$$1.py $${*:2}"
 	  PYTHONPATH=. $(PYTHON) benchmarks/$$1.py "$${@:2}"
 	done
-
-# Run a module, or say that this version does not have it.
-define program
-@[ -e $(1) ] || { echo "$(2) is not part of this version yet" >&2; exit 2; }
-$(PYTHON) -m $(2) $(ARGS)
-endef
 
 # The first Python that is new enough and really runs (a name may be a shim without a version behind it).
 $(VENV)/installed-%: setup.cfg pyproject.toml constraints.txt

@@ -59,6 +59,10 @@ def verify(file: tyro.conf.Positional[Path], json: bool = False) -> int:
 
     Exit code 0 where all are there: the watermark, credentials that are valid and say AI-generated, and the label in
     the picture or a consent in the credentials; 1 where one is missing; 2 where the file cannot be read.
+
+    Args:
+        file: A video, an image, or a directory of frames.
+        json: Say it as JSON.
     """
     report = examine(file)
     print(json_text.dumps(dataclasses.asdict(report), indent=2) if json else in_words(report))

@@ -94,6 +94,10 @@ def read_info(path: str | Path) -> WeightsInfo:
         raise InputError(f"{path}: cut off, or not a safetensors file; export or download it again") from error
     if metadata.get("format") != FORMAT or not {"method", "head", "head_sha256", "config"} <= metadata.keys():
         raise InputError(f"{path}: a safetensors file, but not weights of a method; make one with gpavatar export")
+    if not metadata["method"].isidentifier():
+        raise InputError(
+            f"{path}: names the method {metadata['method'][:80]!a}, which no method is called; export it again"
+        )
     return WeightsInfo(
         metadata["method"], metadata["head"], metadata["head_sha256"], metadata["config"], metadata.get("card", "")
     )

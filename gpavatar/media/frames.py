@@ -153,7 +153,7 @@ def _num_pictures(image: Image.Image, path: Path) -> int:
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Sort key under which numbers in a name count as numbers."""
     parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
 def image_files(directory: Path) -> list[Path]:

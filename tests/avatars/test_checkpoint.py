@@ -16,6 +16,7 @@ from gpavatar.avatars.checkpoint import (
     to_half,
 )
 from gpavatar.avatars.gpavatar import GPAvatarConfig
+from gpavatar.pipeline import load_model
 from gpavatar.types import InputError
 from tests.avatars.tiny_gpavatar import tiny_config
 
@@ -56,6 +57,14 @@ def test_other_files_are_refused(tmp_path):
     for name, said in (("other", "not weights of a method"), ("cut", "cut off"), ("none", "no such file")):
         with pytest.raises(InputError, match=said):
             read_info(tmp_path / f"{name}.safetensors")
+
+
+def test_weights_that_name_themselves_as_their_method_are_refused(tmp_path):
+    """A model that is named by a file is the method that the file names: this one would be looked up for ever."""
+    path = tmp_path / "w.safetensors"
+    save_weights({}, path, info(method=str(path)))
+    with pytest.raises(InputError, match="which no method is called"):
+        load_model(str(path))
 
 
 def test_weights_of_another_size_are_refused(tmp_path):

@@ -28,6 +28,8 @@ def test_directory_in_natural_order(tmp_path):
     assert (reader.info.num_frames_estimate, reader.info.fps, reader.info.duration_s) == (5, 10.0, 0.5)
     part = open_frames(tmp_path, fps=10.0, start_s=0.1, end_s=0.3)
     assert [awkward.read_index(frame.image_u8) for frame in part] == [2, 9]
+    write_image(tmp_path / "frame_3²4.png", awkward.marked_frame(96, 64, 12))  # a digit that is no number
+    assert [awkward.read_index(frame.image_u8) for frame in open_frames(tmp_path)] == [1, 2, 12, 9, 10, 11]
     assert [frame.time_s for frame in part] == pytest.approx([0.1, 0.2])
 
 
