@@ -8,7 +8,7 @@ a switch says so (`avatars/official.py` sets them all, docs/reproduction.md list
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gpavatar.camera import Camera
 from gpavatar.field.head_field import HeadField
+from gpavatar.field.occupancy import Occupancy
 from gpavatar.field.point_field import PointField, PointFieldConfig
 from gpavatar.field.radiance import RadianceConfig, RadianceHead
 from gpavatar.field.twin import Precision
@@ -146,11 +147,14 @@ class GPAvatar(nn.Module):
         jitter: bool = False,
         rng: torch.Generator | None = None,
         precision: Precision = "reference",
+        occupancy: Occupancy | None = None,
     ) -> Rendered:
-        """`render` as far as the super-resolution."""
+        """`render` as far as the super-resolution; `occupancy`: where the one person of the batch can be."""
         volume = self.config.volume
         rays = camera_rays(camera, volume.size_px, volume.pixel_grid)
         field = self.head_field(planes, signal)
+        if occupancy is not None:
+            field = replace(field, occupancy=occupancy)
         seen = render_volume(field, rays, volume, jitter=jitter, rng=rng, precision=precision)
         coarse, fine = (_picture(one, volume.size_px) for one in (seen.coarse.feats, seen.fine.feats))
         opacity, depth = (_picture(one[..., None], volume.size_px) for one in (seen.fine.opacity, seen.fine.depth))

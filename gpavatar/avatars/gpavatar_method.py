@@ -7,20 +7,22 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gpavatar.avatars.base import Reference
 from gpavatar.avatars.checkpoint import ANY_HEAD, read_weights
 from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal, signal_params
-from gpavatar.avatars.heads import DrivenHead, driven_head
+from gpavatar.avatars.heads import Driven, DrivenHead, driven_head
 from gpavatar.avatars.portrait_layers import dilate
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera
+from gpavatar.field.occupancy import Occupancy, find_occupancy
 from gpavatar.field.twin import Precision, choose_twin, has_bfloat16
 from gpavatar.media.alpha import foreground
 from gpavatar.media.inpaint import inpaint
@@ -28,7 +30,9 @@ from gpavatar.render.captured import Captured
 from gpavatar.synthesis.upsampler import Upsampler
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
-VERSION = "1"
+VERSION = "2"
+JAW_OPEN = 0.35  # radians
+OCCUPANCY_PIECE = 2**13  # points at once
 BACKGROUND_MARGIN = 1 / 64  # of the picture: what is inpainted round the person
 
 
@@ -40,6 +44,7 @@ class GPAvatarState:
     source_planes: Float[Tensor, "source 3 channel size size"]  # half precision; kept for `update`
     planes: Float[Tensor, "3 channel size size"]  # fused
     background: Float[Tensor, "3 height width"]  # [0, 1], behind the person of the first photo
+    occupied: Bool[Tensor, "side side side"]  # where the person can be, whatever the face does; see `Occupancy`
 
 
 class GPAvatarMethod:
@@ -72,12 +77,16 @@ class GPAvatarMethod:
         margin_px = max(1, round(BACKGROUND_MARGIN * first.image.shape[-1]))
         background = inpaint(first.image, dilate((first.alpha > 0.03).float(), margin_px))
         planes = torch.cat([self._planes(frame) for frame in frames])
-        return GPAvatarState(reference, planes.half(), self._fuse(planes), background.to(self.device))
+        fused = self._fuse(planes)
+        occupied = self._occupied(fused, reference)
+        return GPAvatarState(reference, planes.half(), fused, background.to(self.device), occupied)
 
     def update(self, state: GPAvatarState, frame: SourceFrame) -> GPAvatarState:
         """One more photo: its planes join the others, and all are fused anew."""
         planes = torch.cat([state.source_planes.float(), self._planes(frame)])
-        return dataclasses.replace(state, source_planes=planes.half(), planes=self._fuse(planes))
+        fused = self._fuse(planes)
+        occupied = self._occupied(fused, state.reference)
+        return dataclasses.replace(state, source_planes=planes.half(), planes=fused, occupied=occupied)
 
     def render(
         self,
@@ -90,9 +99,9 @@ class GPAvatarMethod:
         """Sections 3.2 and 3.4, laid over the background: I = I_network + (1 − opacity) I_behind."""
         params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
         driven = self.head.drive(params, map_tensors(camera, self._moved))
-        signal = HeadSignal(driven.verts[None], signal_params(driven.params)[None])
-        camera = driven.camera[None]
-        drawn, opacity = self._frame(state.planes[None], signal.verts, signal.params, camera.c2w, camera.intrinsics)
+        signal, camera = _signal(driven), driven.camera[None]
+        inputs = (state.planes[None], signal.verts, signal.params, camera.c2w, camera.intrinsics, state.occupied)
+        drawn, opacity = self._frame(*inputs)
         image, alpha = resized(drawn[0], size_px), resized(opacity[0], size_px).clamp(0, 1)
         behind = resized(state.background if background is None else background.to(self.device), size_px)
         return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
@@ -136,10 +145,11 @@ class GPAvatarMethod:
         params: Float[Tensor, "1 param"],
         c2w: Float[Tensor, "1 4 4"],
         intrinsics: Float[Tensor, "1 4"],
+        occupied: Bool[Tensor, "side side side"],
     ) -> tuple[Float[Tensor, "1 3 large large"], Float[Tensor, "1 1 small small"]]:
         """The network's picture on black, and the opacity."""
-        signal = HeadSignal(verts, params)
-        seen = self.net.look(planes, signal, Camera(c2w, intrinsics), precision=self.precision)
+        signal, how = HeadSignal(verts, params), {"precision": self.precision, "occupancy": Occupancy(occupied)}
+        seen = self.net.look(planes, signal, Camera(c2w, intrinsics), **how)
         return self._upsampled(seen.fine), seen.opacity
 
     def _upsampled(self, feats: Float[Tensor, "1 feat small small"]) -> Float[Tensor, "1 3 size size"]:
@@ -148,6 +158,20 @@ class GPAvatarMethod:
         if self._narrow is None:
             self._narrow = copy.deepcopy(self.net.upsampler).to(torch.bfloat16)
         return self._narrow(feats.bfloat16()).float()
+
+    def _occupied(
+        self, planes: Float[Tensor, "3 channel size size"], reference: Reference
+    ) -> Bool[Tensor, "side side side"]:
+        """Whatever moves is looked at where it is at its strongest."""
+
+        def density(params: HeadParams, points: Float[Tensor, "point 3"]) -> Float[Tensor, " point"]:
+            field = self.net.head_field(planes[None], _signal(self.head.drive(params, reference.camera)))
+            pieces = points.split(OCCUPANCY_PIECE)
+            return torch.cat([field(piece[None], torch.zeros_like(piece)[None]).sigma[0] for piece in pieces])
+
+        with torch.no_grad():
+            extremes = [partial(density, params) for params in _extremes(reference.params)]
+            return find_occupancy(extremes, self.device).filled
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)
@@ -168,6 +192,20 @@ class GPAvatarMethod:
 def _channels_last(planes: Float[Tensor, "3 channel size size"]) -> Float[Tensor, "3 channel size size"]:
     """In the order in which samples read them."""
     return planes.contiguous(memory_format=torch.channels_last)
+
+
+def _extremes(params: HeadParams) -> list[HeadParams]:
+    """Faces in which, taken together, every expression is at its strongest, and the jaw wide open in some."""
+    number = torch.arange(params.expression.shape[-1], device=params.expression.device)
+    chosen = [number < 0, *(number % 4 == rest for rest in range(4))]
+    opened = torch.zeros_like(params.jaw_pose)
+    opened[..., 0] = JAW_OPEN
+    faces = [dataclasses.replace(params, expression=one.to(params.expression)) for one in chosen]
+    return [*faces, dataclasses.replace(faces[0], jaw_pose=opened)]
+
+
+def _signal(driven: Driven) -> HeadSignal:
+    return HeadSignal(driven.verts[None], signal_params(driven.params)[None])
 
 
 def resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:

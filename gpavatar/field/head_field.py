@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gpavatar.field.occupancy import Occupancy
 from gpavatar.field.point_field import BoundPointField
 from gpavatar.field.radiance import FieldSamples, RadianceHead
 from gpavatar.triplane.lookup import PLANES, sample_planes
@@ -25,6 +26,7 @@ class HeadField:
     points: BoundPointField | None  # None: `params` are given to every sample (ablation "w/o PEF")
     params: Float[Tensor, "batch param"]
     plane_names: tuple[str, ...] = PLANES
+    occupancy: Occupancy | None = None  # of the one person whose field this is; None: anywhere
 
     def over_pass(self, points: Float[Tensor, "batch sample 3"]) -> HeadField:
         """See `BoundPointField.over_pass`."""
@@ -36,8 +38,8 @@ class HeadField:
         return self.points is not None and self.points.net.config.normalised_over == "pass"
 
     def __call__(self, points: Float[Tensor, "batch sample 3"], dirs: Float[Tensor, "batch sample 3"]) -> FieldSamples:
-        """Nothing is outside the cube [-1, 1]³."""
-        inside = (points.abs() <= 1).all(-1)
+        """Nothing is outside the cube [-1, 1]³, nor where nobody can be."""
+        inside = (points.abs() <= 1).all(-1) if self.occupancy is None else self.occupancy.at(points)
         canonical = sample_planes(self.planes, points, self.plane_names)
         if self.points is None:
             expression = self.params[:, None].expand(-1, points.shape[1], -1)

@@ -39,7 +39,10 @@ class FusedField:
         self._points = None
         if field.points is not None:
             self._points = ExpressionField(field.points, entry, self.dtype)
-            self._points.index.prepare_cube()
+            if field.occupancy is None:
+                self._points.index.prepare_cube()
+            else:
+                self._points.index.prepare(field.occupancy.places().numpy())
             shapes += [weights.mixed, *([weights.share[None]] if self._points.counts_shares else [])]
         self._first = Layer(torch.cat(shapes), _first_bias(weights, entry, self._points), self.dtype, relu=True)
         self._second = Layer(weights.hidden, weights.hidden_bias, self.dtype, relu=True)

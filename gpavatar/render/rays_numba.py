@@ -30,15 +30,29 @@ def even_samples(near, far, shares, t):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def places(origins, dirs, t, rays, points, ray_of):
-    """Points (ray sample, 3) at t along the rays numbered `rays`, and the number of each point's ray."""
-    num = t.shape[1]
-    for row in range(t.shape[0]):
-        ray = rays[row]
-        for i in range(num):
-            for axis in range(3):
-                points[row * num + i, axis] = origins[ray, axis] + t[row, i] * dirs[ray, axis]
-            ray_of[row * num + i] = ray
+def places(origins, dirs, t, ray_of, points):
+    """Points (sample 3) at t (sample) along the rays of these numbers."""
+    for sample in range(len(t)):
+        ray = ray_of[sample]
+        for axis in range(3):
+            points[sample, axis] = origins[ray, axis] + t[sample] * dirs[ray, axis]
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def occupied(points, filled):
+    """Whether each point lies in a filled voxel (`Occupancy.at`)."""
+    side, one = len(filled), np.float32(1)
+    there = np.zeros(points.shape[0], np.bool_)
+    for sample in range(points.shape[0]):
+        x, y, z = points[sample, 0], points[sample, 1], points[sample, 2]
+        if abs(x) <= one and abs(y) <= one and abs(z) <= one:
+            scale = np.float32(side / 2)
+            vx = min(int((x + one) * scale), side - 1)
+            vy = min(int((y + one) * scale), side - 1)
+            vz = min(int((z + one) * scale), side - 1)
+            there[sample] = filled[vx, vy, vz]
+    return there
 
 
 @numba.njit(cache=True, nogil=True)

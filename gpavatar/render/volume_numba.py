@@ -1,10 +1,12 @@
 """`render_volume` on the CPU: rays in tiles, each drawn from its first sample to its last in one thread's cache.
 
-Rays that miss the cube cost nothing. Imported by `volume.py` only.
+Rays that miss the cube cost nothing, nor do samples where nobody can be (`HeadField.occupancy`) or behind what is
+opaque; their alpha is 0. Samples keep their places whether or not others are left out. Imported by `volume.py` only.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -19,6 +21,8 @@ from gpavatar.render import rays_numba as kernels
 from gpavatar.render.rays import Rays
 from gpavatar.render.volume import RayOutput, VolumeConfig, VolumeOutput
 
+STOP = {"exact": 1e-6, "fast": 1e-3}  # light that may be lost behind what is opaque
+SLABS = 4  # in which the coarse samples of a ray are looked at, front to back
 BLOCK_PX = 16  # a tile of rays is a square of pixels, since these look at the same places
 
 
@@ -43,6 +47,8 @@ def render_volume(
         draw = _Draw(
             FusedField(field, entry, rays.dirs, precision),
             config,
+            None if field.occupancy is None else field.occupancy.filled.numpy(),
+            -math.log(STOP[precision]),
             *(getattr(rays, name)[entry].float().contiguous().numpy() for name in ("origins", "dirs", "near", "far")),
             *(share[entry].numpy() for share in shares),
             *(_Views(*(getattr(out, name)[entry].numpy() for name in _VIEWS)) for out in (coarse, fine)),
@@ -72,6 +78,8 @@ class _Draw:
 
     field: FusedField
     config: VolumeConfig
+    filled: np.ndarray | None
+    opaque: float  # optical thickness behind which nobody looks
     origins: np.ndarray
     dirs: np.ndarray
     near: np.ndarray
@@ -89,12 +97,12 @@ class _Draw:
         feats = array(torch.zeros(len(rays), both, self.field.out_dim, dtype=self.field.dtype))
         t = np.empty((len(rays), num), np.float32)
         kernels.even_samples(near, far, self.coarse_shares[rays], t)
-        sigma[:, :num], feats[:, :num] = self._look(rays, t)
+        end = self._coarse(rays, t, sigma[:, :num], feats[:, :num])
 
         alpha, t_fine = np.empty_like(t), np.empty((len(rays), config.num_fine), np.float32)
         released, shares = config.importance == "released", self.fine_shares[rays]
         kernels.fine_samples(t, sigma, near, far, config.step_length, released, shares, alpha, t_fine)
-        sigma[:, num:], feats[:, num:] = self._look(rays, t_fine)
+        self._look(rays, t_fine, t_fine <= end[:, None], sigma[:, num:], feats[:, num:])
 
         as_looked_at = np.broadcast_to(np.arange(num), t.shape)
         self._composite(rays, t, as_looked_at, sigma, feats, self.coarse)
@@ -102,13 +110,32 @@ class _Draw:
         kernels.merge(t, t_fine, order, t_all)
         self._composite(rays, t_all, order, sigma, feats, self.fine)
 
-    def _look(self, rays: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        points, ray_of = np.empty((t.size, 3), np.float32), np.empty(t.size, np.int64)
-        kernels.places(self.origins, self.dirs, t, rays, points, ray_of)
-        sigma = np.empty(t.shape, np.float32)
-        feats = array(torch.empty(*t.shape, self.field.out_dim, dtype=self.field.dtype))
-        self.field.look(points, ray_of, sigma.reshape(-1), feats.reshape(t.size, -1))
-        return sigma, feats
+    def _coarse(self, rays: np.ndarray, t: np.ndarray, sigma: np.ndarray, feats: np.ndarray) -> np.ndarray:
+        """Look at the coarse samples; where each ray ends, at something opaque if not at infinity."""
+        num = t.shape[1]
+        step = (self.far[rays] - self.near[rays]) / num if self.config.step_length else np.ones(len(rays), np.float32)
+        end = np.full(len(rays), np.inf, np.float32)
+        limits = [num * slab // SLABS for slab in range(SLABS + 1)]
+        for first, last in itertools.pairwise(limits):
+            slab = slice(first, last)
+            lit = np.broadcast_to(np.isinf(end)[:, None], t[:, slab].shape)
+            self._look(rays, t[:, slab], lit, sigma[:, slab], feats[:, slab])
+            thickness = sigma[:, :last].sum(1) * step
+            end = np.where(np.isinf(end) & (thickness > self.opaque), t[:, last - 1], end)
+        return end
+
+    def _look(self, rays: np.ndarray, t: np.ndarray, wanted: np.ndarray, sigma: np.ndarray, feats: np.ndarray) -> None:
+        """Write σ and features of the wanted samples (ray sample) where somebody can be; others stay as they are."""
+        rows, columns = np.nonzero(wanted)
+        points, ray_of = np.empty((len(rows), 3), np.float32), rays[rows]
+        kernels.places(self.origins, self.dirs, t[rows, columns], ray_of, points)
+        if self.filled is not None:
+            there = kernels.occupied(points, self.filled)
+            rows, columns, points, ray_of = rows[there], columns[there], points[there], ray_of[there]
+        found = array(torch.empty(len(rows), self.field.out_dim, dtype=self.field.dtype))
+        dense = np.empty(len(rows), np.float32)
+        self.field.look(points, ray_of, dense, found)
+        sigma[rows, columns], feats[rows, columns] = dense, found
 
     def _composite(
         self, rays: np.ndarray, t: np.ndarray, order: np.ndarray, sigma: np.ndarray, feats: np.ndarray, out: _Views
