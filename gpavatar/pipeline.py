@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import safetensors
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gpavatar.avatars.base import Avatar, AvatarState, Reference
+from gpavatar.avatars.base import Avatar, AvatarState, HasPrecision, Reference
 from gpavatar.building import VIEWS_PER_CLIP, Stage, grown, sources_of
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.media.compose import background_image, parse_background
@@ -35,6 +35,7 @@ from gpavatar.tracking.left_out import NOTHING_LEFT_OUT, LeftOut
 from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_tensors
 
 State = TypeVar("State", bound=AvatarState)
+DrawnIn = Literal["exact", "fast"]  # of the precisions of `gpavatar.field.twin`, those with fused kernels
 
 METHODS = {  # name -> module:class
     "textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh",
@@ -51,12 +52,19 @@ RENDER_THREADS = 2  # frames drawn side by side: much of drawing one frame keeps
 TRACK_SUFFIX = ".npz"
 
 
-def load_model(name: str = DEFAULT_METHOD, device: str = "auto") -> Avatar:
+def load_model(name: str = DEFAULT_METHOD, device: str = "auto", precision: DrawnIn = "exact") -> Avatar:
     """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1").
 
-    A learned method is named by its weights, FILE.safetensors. InputError for an unknown name or an unfit file.
+    A learned method is named by its weights, FILE.safetensors; it draws in float32, or ("fast") with products of
+    bfloat16 where the device has them. InputError for an unknown name or an unfit file.
     """
-    return _method(name)(device=choose_device(device))
+    return _precise(_method(name)(device=choose_device(device)), precision)
+
+
+def _precise(model: Avatar, precision: DrawnIn) -> Avatar:
+    if isinstance(model, HasPrecision):
+        model.precision = precision
+    return model
 
 
 def _method(name: str) -> Callable[..., Avatar]:
@@ -309,6 +317,7 @@ def create_avatar(
     *,
     device: str = "auto",
     face: str | int = "largest",
+    precision: DrawnIn = "exact",
     views_per_clip: int = VIEWS_PER_CLIP,
     stages: bool = False,
     watch: Stopwatch | None = None,
@@ -318,8 +327,8 @@ def create_avatar(
     Frames that are blurred, hidden by a hand or of another person are left out (`left_out`). `stages` keeps what the
     avatar is after 1, 2, 4, 8, ... frames.
 
-    `face` chooses among several people: "largest", "left", "right", or a number from the left, from 1.
-    Raises InputError, naming the file, for one that cannot be read or shows no face.
+    `face` chooses among several people: "largest", "left", "right", or a number from the left, from 1. `precision` as
+    in `load_model`. Raises InputError, naming the file, for one that cannot be read or shows no face.
     """
     watch = watch or Stopwatch()
     with watch("setup"):
@@ -328,7 +337,7 @@ def create_avatar(
     with watch("encode"):
         taken = sources_of(sources, default_head(), face, views_per_clip)  # first: a bad photo is found at once
     with watch("setup"):
-        model = method(device=place) if isinstance(model, str) else model
+        model = _precise(method(device=place), precision) if isinstance(model, str) else model
     with watch("encode"), torch.no_grad():
         if not stages:
             return PersonAvatar(model, model.encode(taken.frames), taken.left_out)
@@ -364,12 +373,14 @@ def track_clip(
     return tracker.track_clip(path, default_head(), tracker.TrackerConfig(face=face), start_s, end_s)
 
 
-def load_avatar(path: str | Path, device: str = "auto", model: Avatar | str | None = None) -> PersonAvatar:
+def load_avatar(
+    path: str | Path, device: str = "auto", model: Avatar | str | None = None, precision: DrawnIn = "exact"
+) -> PersonAvatar:
     """An avatar that was saved; its file says by which method. That of a learned method needs the same weights again,
     as `model`. InputError where it is no avatar file of ours, or was made by another model."""
     method = avatar_method(Path(path))
     if model is None or isinstance(model, str):
-        model = load_model(model or method, device)
+        model = load_model(model or method, device, precision)
     if model.name != method:
         raise InputError(f"{path}: was made with {method}, not {model.name}; leave --model out")
     return PersonAvatar(model, model.load(str(path)))

@@ -35,6 +35,7 @@ from gpavatar.media.provenance import Ingredient, Marks
 from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, check_output, open_writer
 from gpavatar.pipeline import (
     DEFAULT_METHOD,
+    DrawnIn,
     DrivingClip,
     DrivingFrame,
     PersonAvatar,
@@ -68,6 +69,8 @@ class Options:
     """The method, or the weights of a learned one, FILE.safetensors (default: textured_mesh, or the saved avatar's)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
+    precision: DrawnIn = "exact"
+    """Of a learned method: exact (float32), or fast (products of bfloat16 where the device has them)."""
     size: int = 512
     """Width and height of the result in pixels."""
     pose: PoseMode = "driving"
@@ -252,9 +255,9 @@ def _avatar(sources: Sequence[Path], options: Options, watch: Stopwatch) -> Pers
     build |= {"stages": options.watch_build}
     if sources[0].suffix != AVATAR_SUFFIX:
         model = options.model or DEFAULT_METHOD
-        return create_avatar(sources, model, device=options.device, **build)
+        return create_avatar(sources, model, device=options.device, precision=options.precision, **build)
     with watch("setup"):
-        avatar = load_avatar(sources[0], options.device, options.model)
+        avatar = load_avatar(sources[0], options.device, options.model, options.precision)
     return extend_avatar(avatar, sources[1:], **build) if len(sources) > 1 else avatar
 
 
