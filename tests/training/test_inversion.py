@@ -99,6 +99,16 @@ def test_gradients_reach_what_is_trained_and_nothing_else(lessons, stage, synthe
     assert untouched == {name for name, _ in module.net.named_parameters()} - meant
 
 
+def test_the_fixed_window_learns_in_the_same_stage(lessons):
+    """ConvFusion: its convolutions over four frames are reached too."""
+    module, lesson = lessons("recurrent", "invertavatar.inversion.gathering=window")
+    terms, _ = loss_of(module, lesson)
+    terms.total(module.settings).backward()
+    reached = {name for name, p in module.net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == {name for name, p in module.net.named_parameters() if p.requires_grad}
+    assert any(".fusions.3." in name for name in reached)
+
+
 def test_the_terms_of_synthetic_people_vanish_when_they_are_understood(lessons):
     """Texture, planes and rendered features are those of the truth; real people have only their pictures."""
     module, lesson = lessons("oneshot", synthetic=True)
