@@ -37,22 +37,19 @@ class StylePool(nn.Module):
 
     def __init__(self, style_dim: int, size: int):
         super().__init__()
-        self.register_buffer("styles", torch.zeros(size, style_dim))
+        self.size = size
+        self.register_buffer("styles", torch.zeros(size + 1, style_dim))  # the last row takes what is not kept
         self.register_buffer("filled", torch.tensor(0))
 
     @torch.no_grad()
     def exchange(self, styles: Float[Tensor, "batch style"]) -> Float[Tensor, "batch style"]:
-        """As many as come in; random numbers are torch's own."""
-        size, given = len(self.styles), []
-        for style in styles:
-            if int(self.filled) < size:
-                self.styles[int(self.filled)] = style
-                self.filled += 1
-                given.append(style)
-            elif torch.rand(()) < 0.5:
-                place = int(torch.randint(size, ()))
-                given.append(self.styles[place].clone())
-                self.styles[place] = style
-            else:
-                given.append(style)
-        return torch.stack(given)
+        """As many as come in; random numbers are torch's own. Nothing waits for the device."""
+        count, device = len(styles), styles.device
+        places = self.filled + torch.arange(count, device=device)
+        room = places < self.size
+        exchanged = ~room & (torch.rand(count, device=device) < 0.5)
+        places = torch.where(room, places, torch.randint(self.size, (count,), device=device))
+        given = torch.where(exchanged[:, None], self.styles[places], styles)
+        self.styles[torch.where(room | exchanged, places, self.size)] = styles
+        self.filled.add_(count).clamp_(max=self.size)
+        return given

@@ -122,6 +122,19 @@ def test_what_the_atlas_does_not_show_is_not_heard(head, mesh, generator):
     assert not same(a.texture, b.texture)
 
 
+def test_a_frontal_picture_meets_e_tri_as_it_lies_on_plane_xy(head, mesh, generator):
+    """A dot at (0.4, 0.3, 0): to the right of the middle, and in the rows of greater y."""
+    net, one = network(), frame(head, generator)
+    column, row = one.camera.project(torch.tensor([[[0.4, 0.3, 0.0]]]))[0, 0]
+    dot = torch.zeros_like(one.picture)
+    dot[:, :, int(row * 32), int(column * 32)] = 1.0
+    shown: list[torch.Tensor] = []
+    net.plane.net.trunk.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
+    net.evidence(net.coarse(one), replace(one, picture=dot), mesh)
+    row, column = divmod(int(shown[0][0, 0].argmax()), 32)
+    assert column > 18 and row > 18
+
+
 @pytest.mark.parametrize("landmark", [425, 205, 10])  # left cheek, right cheek, forehead
 def test_an_offset_of_a_texel_shows_where_that_texel_is_in_the_picture(head, mesh, generator, landmark):
     """From the atlas through the drawn planes and the rendering: no axis is mirrored or exchanged on the way."""

@@ -267,3 +267,7 @@ def test_a_pool_keeps_what_it_was_given_and_gives_it_back_later():
     again = StylePool(1, 3)
     again.load_state_dict(pool.state_dict())
     assert torch.equal(again.styles, pool.styles) and int(again.filled) == 3
+    together = StylePool(1, 3)
+    first = torch.arange(5.0)[:, None]
+    assert torch.equal(together.exchange(first)[:3], first[:3])  # what fills it is given back
+    assert set(together.exchange(first + 10).flatten().tolist()) <= {0, 1, 2, 3, 4, 10, 11, 12, 13, 14}
