@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_prep import stills as module
 from data_prep.footage import Footage
+from data_prep.inspect import check
 from data_prep.still_checks import StillLimits, Unusable, check_cover, check_likeness, looks_right
 from data_prep.still_light import StillLight, relit
 from data_prep.still_sources import JAW_LIMIT, DrawnSource, Variety, drawn_poses
@@ -86,6 +87,10 @@ def test_the_photo_is_the_target_untouched(made, photo):
     assert 2 < difference < 60
     torch.testing.assert_close(source.params.shape, target.params.shape)
     assert not torch.equal(source.camera.c2w, target.camera.c2w)
+
+
+def test_heads_lie_on_photo_and_sources(made, head):
+    assert not check(ShardSet.open(made), head, num_shown=1).problems
 
 
 def test_refused_photos_say_why(made):

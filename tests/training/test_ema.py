@@ -27,7 +27,7 @@ def test_the_average_is_that_of_the_equation(generator):
         ema.update()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * network[0].weight[0, 0].item()
-    assert ema.averages[0][0, 0].item() == pytest.approx(expected, rel=1e-5)
+        assert ema.averages[0][0, 0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_weights_that_stand_still_are_their_average():
