@@ -33,11 +33,12 @@ def laid_over(
     size_px: int,
 ) -> RenderOutput:
     """I = I_drawn + (1 − opacity) I_behind at the size asked for; `image` is the person on black."""
-    image, alpha = _resized(image, size_px), _resized(opacity, size_px).clamp(0, 1)
-    return RenderOutput((image + (1 - alpha) * _resized(behind, size_px)).clamp(0, 1), alpha)
+    image, alpha = resized(image, size_px), resized(opacity, size_px).clamp(0, 1)
+    return RenderOutput((image + (1 - alpha) * resized(behind, size_px)).clamp(0, 1), alpha)
 
 
-def _resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
+def resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
+    """Bilinear, without aliases; as it is where it has that size."""
     if image.shape[-1] == size_px:
         return image
     return functional.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]

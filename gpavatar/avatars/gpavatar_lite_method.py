@@ -12,17 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gpavatar.avatars.backdrop import behind_person, laid_over, resized
 from gpavatar.avatars.base import Reference
 from gpavatar.avatars.checkpoint import read_weights
 from gpavatar.avatars.gpavatar_lite import GPAvatarLite, GPAvatarLiteConfig, LiteOutput, Person
 from gpavatar.avatars.gpavatar_lite_warp import LiteHead
-from gpavatar.avatars.gpavatar_method import BACKGROUND_MARGIN, resized
-from gpavatar.avatars.portrait_layers import dilate
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera, rotation_angle_deg
 from gpavatar.face.open_head import OpenHead
 from gpavatar.field.twin import Precision
-from gpavatar.media.inpaint import inpaint
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
 VERSION = "1"
@@ -75,8 +73,7 @@ class GPAvatarLiteMethod:
         """The first photo is the reference view and gives the background."""
         first = frames[0]
         reference = map_tensors(Reference(first.params, first.camera, first.image), self._moved)
-        margin_px = max(1, round(BACKGROUND_MARGIN * first.image.shape[-1]))
-        background = inpaint(first.image, dilate((first.alpha > 0.03).float(), margin_px)).to(self.device)
+        background = behind_person(first).to(self.device)
         photos = _joined([self._photo(frame) for frame in frames])
         return GPAvatarLiteState(reference, _most_different(photos), background)
 
@@ -95,9 +92,8 @@ class GPAvatarLiteMethod:
     ) -> RenderOutput:
         """I = I_network + (1 − α) I_behind."""
         out = self._drawn(state, params, camera)
-        image, alpha = resized(out.image[0], size_px), resized(out.alpha[0], size_px).clamp(0, 1)
-        behind = resized(state.background if background is None else background.to(self.device), size_px)
-        return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
+        behind = state.background if background is None else background.to(self.device)
+        return laid_over(out.image[0], out.alpha[0], behind, size_px)
 
     def depth(
         self, state: GPAvatarLiteState, params: HeadParams, camera: Camera, size_px: int

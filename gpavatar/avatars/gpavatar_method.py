@@ -11,21 +11,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gpavatar.avatars.backdrop import behind_person, laid_over, person_on_black
 from gpavatar.avatars.base import Reference
 from gpavatar.avatars.checkpoint import ANY_HEAD, read_weights
 from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal, signal_params
 from gpavatar.avatars.heads import Driven, DrivenHead, driven_head
-from gpavatar.avatars.portrait_layers import dilate
 from gpavatar.avatars.state_file import load_state, save_state
 from gpavatar.camera import Camera
 from gpavatar.field.occupancy import Occupancy, find_occupancy
 from gpavatar.field.twin import Precision, choose_twin, has_bfloat16
-from gpavatar.media.alpha import foreground
-from gpavatar.media.inpaint import inpaint
 from gpavatar.render.captured import Captured
 from gpavatar.synthesis.upsampler import Upsampler
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
@@ -33,7 +30,6 @@ from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, ma
 VERSION = "2"
 JAW_OPEN = 0.35  # radians
 OCCUPANCY_PIECE = 2**13  # points at once
-BACKGROUND_MARGIN = 1 / 64  # of the picture: what is inpainted round the person
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,7 @@ class GPAvatarMethod:
         """Sections 3.1 and 3.3; the first photo is the reference view and gives the background."""
         first = frames[0]
         reference = map_tensors(Reference(first.params, first.camera, first.image), lambda t: t.to(self.device))
-        margin_px = max(1, round(BACKGROUND_MARGIN * first.image.shape[-1]))
-        background = inpaint(first.image, dilate((first.alpha > 0.03).float(), margin_px))
+        background = behind_person(first)
         planes = torch.cat([self._planes(frame) for frame in frames])
         fused = self._fuse(planes)
         occupied = self._occupied(fused, reference)
@@ -102,9 +97,8 @@ class GPAvatarMethod:
         signal, camera = _signal(driven), driven.camera[None]
         inputs = (state.planes[None], signal.verts, signal.params, camera.c2w, camera.intrinsics, state.occupied)
         drawn, opacity = self._frame(*inputs)
-        image, alpha = resized(drawn[0], size_px), resized(opacity[0], size_px).clamp(0, 1)
-        behind = resized(state.background if background is None else background.to(self.device), size_px)
-        return RenderOutput((image + (1 - alpha) * behind).clamp(0, 1), alpha)
+        behind = state.background if background is None else background.to(self.device)
+        return laid_over(drawn[0], opacity[0], behind, size_px)
 
     def save(self, state: GPAvatarState, path: str | Path) -> None:
         """Write one safetensors file; InputError where it cannot be written."""
@@ -178,7 +172,7 @@ class GPAvatarMethod:
 
     def _planes(self, frame: SourceFrame) -> Float[Tensor, "1 3 channel size size"]:
         """The planes of one photo: the person on black, brought upright."""
-        person = foreground(frame.image, frame.alpha) * frame.alpha
+        person = person_on_black(frame)
         params, camera = (map_tensors(one, self._moved) for one in (frame.params, frame.camera))
         camera = self.head.drive(params, camera).camera
         with torch.no_grad():
@@ -206,9 +200,3 @@ def _extremes(params: HeadParams) -> list[HeadParams]:
 
 def _signal(driven: Driven) -> HeadSignal:
     return HeadSignal(driven.verts[None], signal_params(driven.params)[None])
-
-
-def resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
-    if image.shape[-1] == size_px:
-        return image
-    return functional.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]
