@@ -49,7 +49,7 @@ class AvatarTraining(LightningModule):
         super().__init__()
         self.config, self.net, self.folder = config, net, folder
         if config.start:
-            begin_with(net, config)
+            begin_with(self.exported[0], config.start)
         for name, parameter in net.named_parameters():
             if config.optim.only and not name.startswith(tuple(config.optim.only)):
                 parameter.requires_grad_(False)  # a method may hold back some of its own
@@ -168,12 +168,12 @@ class AvatarTraining(LightningModule):
             self.ema.load(checkpoint["ema"])
 
 
-def begin_with(net: nn.Module, config: TrainConfig) -> None:
-    """Take the weights of `config.start`. InputError where they are not those of this network."""
-    read = read_weights(config.start, type(config.model))
-    if read.info.method != config.method or read.config != config.model:
-        raise InputError(f"start={config.start}: is not the same network ({read.info.method}); give its own weights")
-    net.load_state_dict(read.tensors)
+def begin_with(made: Exported, start: str) -> None:
+    """Take the weights of the file `start`. InputError where they are not those of this network."""
+    read = read_weights(start, type(made.config))
+    if read.info.method != made.method or read.config != made.config:
+        raise InputError(f"start={start}: is not the same network ({read.info.method}); give its own weights")
+    made.net.load_state_dict(read.tensors)
 
 
 def seed_step(seed: int, batch: Batch, rank: int) -> None:

@@ -60,9 +60,13 @@ def test_front_sees_the_front_and_each_side_its_own(head, surface):
     assert (halves[0] < middle).any() and (halves[0] > middle).any()
     sides = [bool((half[~eye] > middle).float().mean() > 0.9) for half, eye in zip(halves[1:], eyes[1:], strict=True)]
     assert sides == [True, False]
-    rows = maps.surface[0, 0, 0].any(1).nonzero()[:, 0]
-    top = to_window(head.mean[head.topology.regions["face"]], VIEWS["front"], WINDOW)[:, 1].max() * SIZE
-    assert abs(float(rows.max()) + 0.5 - float(top)) < 1.5  # the forehead, at +y, in the last rows
+    face = head.mean[head.topology.regions["face"]]
+    low, high = ((edge - torch.tensor(WINDOW.centre)) / WINDOW.half for edge in (face.amin(0), face.amax(0)))
+    for view, axes in enumerate(((0, 1), (1, 2), (1, 2))):  # columns and rows run with these
+        for across, axis in enumerate(axes):
+            seen = maps.surface[0, view, 0].any(across).nonzero()[:, 0] + 0.5
+            reach = torch.stack([low[axis], high[axis]]) * SIZE / 2 + SIZE / 2
+            torch.testing.assert_close(torch.stack([seen.min(), seen.max()]), reach, atol=1.0, rtol=0.0)
 
 
 def test_the_open_mouth_is_a_hole_that_is_filled(head, surface):
