@@ -52,6 +52,19 @@ def test_reenact_photo(photo: Path, clip: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.download
+def test_growing_avatar(photo: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Made on one day and added to on the next, by a method that needs no time."""
+    from gpavatar import pipeline
+
+    monkeypatch.setitem(pipeline.METHODS, "flat", "flat_avatar:FlatAvatar")
+    example, file = load("growing_avatar"), tmp_path / "me.safetensors"
+    example.main(str(file), str(photo), model="flat")
+    first = file.read_bytes()
+    example.main(str(file), str(photo), model="flat")
+    assert file.read_bytes() == first and capsys.readouterr().out == ""
+
+
+@pytest.mark.download
 def test_several_photos(photo: Path, tmp_path: Path) -> None:
     load("several_photos").main(str(tmp_path / "me.safetensors"), str(photo), str(photo), size_px=128)
     pictures = [path.read_bytes() for path in sorted(tmp_path.glob("smile_*.png"))]
