@@ -95,7 +95,8 @@ class Floor:
 
 
 class StageClock:
-    """CPU seconds of the current thread by stage, without those of the stages within."""
+    """CPU seconds by stage, without those of the stages within, where one thread does everything but what a library
+    does in threads of its own."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -106,11 +107,11 @@ class StageClock:
 
         def wrapped(*args, **options):
             outer, self._inner.s = getattr(self._inner, "s", 0.0), 0.0
-            start = time.thread_time()
+            start = time.process_time()
             try:
                 return function(*args, **options)
             finally:
-                took = time.thread_time() - start
+                took = time.process_time() - start
                 self.seconds[stage] += took - self._inner.s
                 self._inner.s = outer + took
 

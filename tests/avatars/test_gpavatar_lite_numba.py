@@ -3,8 +3,6 @@ which of two is the nearer is a matter of rounding, and of where they are comput
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ from tests.avatars.tiny_lite import learned, person, pose, tiny
 def frame_of(net: GPAvatarLite, photos: int) -> LiteFrame:
     """What samples are asked of."""
     made, target = person(net, *[pose(-0.3 + 0.5 * at) for at in range(photos)]), pose(0.1, jawOpen=0.4)
-    return replace(net.frame(made, net.head.driven(target, made.views)), precision="exact")
+    return net.frame(made, net.head.driven(target, made.views), "exact")
 
 
 def places(num: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
