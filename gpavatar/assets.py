@@ -247,7 +247,7 @@ def _from_pypi(requirement: str, archive_sha256: str | None, scratch: Path) -> P
     else:
         command += ["--only-binary=:all:", requirement]
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    process = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     if process.returncode:
         for code in DISK_ERRORS:
             if f"[Errno {code}]" in process.stderr:

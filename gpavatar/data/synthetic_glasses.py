@@ -104,7 +104,7 @@ def fit_glasses(
     for side in (1.0, -1.0):
         mirrored = rim * [side, 1, 1]
         parts += [_tube(mirrored, wire, True), _tube(_temple(rim, skin, ears, side, bar[0]), bar, False)]
-        lenses.append(_lens(mirrored, side))
+        lenses.append(_lens(mirrored))
     verts, faces = _joined(parts)
     lens_verts, lens_faces = _joined([(v, f) for v, f, _ in lenses])
     # A metal mirrors in its colour's place: much, and little of it is diffuse.
@@ -216,7 +216,7 @@ def _tube(path: np.ndarray, half: tuple[float, float], closed: bool) -> tuple[np
     return (path[:, None] + ring).reshape(-1, 3), faces
 
 
-def _lens(rim: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lens(rim: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vertices, faces and normals of a lens that fills a rim, its front curved as a sphere."""
     middle = rim.mean(0)
     share = np.linspace(0, 1, LENS_RINGS)[:, None, None]

@@ -48,11 +48,6 @@ class MetricInfo:
     detector: str = ""  # whose points or scores it rests on
     penalty: str = ""  # of a frame whose face is lost
 
-    @property
-    def detector_is_trackers(self) -> bool:
-        """Whether a method that is driven by the tracker is judged by the tracker's own detector."""
-        return self.detector == MEDIAPIPE
-
 
 METRICS = {
     "psnr": MetricInfo("PSNR dB", True, 2, "of the mean squared error of each frame, pictures in [0, 1], at most 100"),
