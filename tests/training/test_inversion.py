@@ -12,14 +12,16 @@ from torch import nn
 
 from gpavatar.avatars.animatable_prior import AnimatablePrior
 from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, read_weights, save_weights
-from gpavatar.avatars.invertavatar import InvertAvatarConfig
+from gpavatar.avatars.invertavatar import InvertAvatar, InvertAvatarConfig
 from gpavatar.avatars.invertavatar_method import InvertAvatarMethod
 from gpavatar.config import load_config
 from gpavatar.data.module import ShardDataModule
 from gpavatar.synthesis.latent_discriminator import StylePool
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.inversion import InversionTraining, Lesson, Understood
+from gpavatar.training.inversion_config import StartConfig
 from gpavatar.training.inversion_losses import InversionTerms, style_delta
+from gpavatar.training.inversion_start import begin_with
 from gpavatar.training.invertavatar_images import RecurrentTraining
 from gpavatar.training.run import MODULES, run_training
 from gpavatar.types import InputError, map_tensors
@@ -247,6 +249,37 @@ def test_settings_that_do_not_go_together_are_named(config, tmp_path):
     save_weights(AnimatablePrior(told.invertavatar.prior).state_dict(), tmp_path / "other.safetensors", info)
     with pytest.raises(InputError, match="other sizes than the config"):
         run_training(config("latent", tmp_path, start, "invertavatar.prior.decoder_dim=9"), tmp_path)
+
+
+def test_a_network_begins_with_what_the_files_hold(tmp_path):
+    """The prior and E_latent of an auto-encoder, each a file; of an earlier stage all but its way to gather frames."""
+    config = load_config(TrainConfig, CONFIG).invertavatar
+    one_shot = replace(config, inversion=replace(config.inversion, gathering="mean"))
+
+    def made(method: str, parts: object, net: nn.Module) -> str:
+        path = tmp_path / f"{method}.safetensors"
+        save_weights(net.state_dict(), path, WeightsInfo(method, "open_head", "any", config_yaml(parts)))
+        return str(path)
+
+    torch.manual_seed(1)
+    other = InvertAvatar(one_shot)
+    prior = made("invertavatar_prior", config.prior, other.prior)
+    latent = made("invertavatar_latent", config.inversion.latent, other.latent)
+    earlier = made("invertavatar", one_shot, other)
+    torch.manual_seed(2)
+    net, untouched = InvertAvatar(config), InvertAvatar(config)
+    untouched.load_state_dict(net.state_dict())
+    begin_with(net, StartConfig(prior=prior, latent=latent))
+    for name, value in net.state_dict().items():
+        source = other if name.startswith(("prior.", "latent.")) else untouched
+        assert torch.equal(value, source.state_dict()[name]), name
+    begin_with(net, StartConfig(weights=earlier))
+    for name, value in net.state_dict().items():
+        source = untouched if ".fusions." in name else other
+        assert torch.equal(value, source.state_dict()[name]), name
+    coarse = InvertAvatar(replace(config, inversion=replace(config.inversion, refined=False)))
+    with pytest.raises(InputError, match="and the config differ in plane"):
+        begin_with(coarse, StartConfig(weights=earlier))
 
 
 def test_style_delta_is_the_layers_distance_from_the_first():
