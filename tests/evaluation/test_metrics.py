@@ -136,10 +136,10 @@ def test_gradients_of_ssim():
 
 def test_face_box():
     landmarks_px = torch.full((2, 478, 2), torch.nan)
-    landmarks_px[0] = torch.tensor([3.0, 2.0])
-    landmarks_px[0, 7] = torch.tensor([5.6, 4.5])
-    box = image_metrics.face_box(landmarks_px, 8, 10)
-    assert box[0, 0].nonzero().tolist() == [[y, x] for y in (2, 3, 4) for x in (3, 4, 5)]
+    landmarks_px[0] = torch.tensor([2.6, 1.4])
+    landmarks_px[0, 7] = torch.tensor([5.4, 4.5])
+    box = image_metrics.face_box(landmarks_px, 8, 10)  # pixels have their centres at halves
+    assert box[0, 0].nonzero().tolist() == [[y, x] for y in (1, 2, 3, 4) for x in (3, 4)]
     assert box[1].sum() == 0
 
 
