@@ -47,7 +47,7 @@ def nearest_index(
         raise ValueError(f"{k} neighbours were asked of a cloud of {cloud.shape[1]} points")
     if backend == "auto":
         on_cpu, few = cloud.device.type == "cpu", num_queries <= TREE_QUERIES or cloud.dtype == torch.float64
-        compiled = choose_twin("exact", cloud.device, gradient=False) == "triton" and cloud.dtype == torch.float32
+        compiled = choose_twin("fast", cloud.device, gradient=False) == "triton" and cloud.dtype == torch.float32
         backend = ("scipy" if few else "numba") if on_cpu else "triton" if compiled else "torch"
     return _builder(backend)(cloud.detach(), k)
 

@@ -33,4 +33,15 @@ def choose_twin(precision: Precision, device: torch.device, gradient: bool) -> T
         return "torch"
     if device.type == "cpu":
         return "torch" if gradient else "numba"
-    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
+    return "triton" if device.type == "cuda" and _has_kernels(precision, device) else "torch"
+
+
+SHARED_BYTES = {"exact": 160_000, "fast": 80_000}  # of a kernel's program at the paper's widths (decision 0088)
+
+
+@cache
+def _has_kernels(precision: Precision, device: torch.device) -> bool:
+    """Whether Triton is installed and the device has the shared memory that its kernels need."""
+    if not importlib.util.find_spec("triton"):
+        return False
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_BYTES[precision]

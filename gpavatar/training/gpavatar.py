@@ -63,8 +63,9 @@ class GPAvatarTraining(AvatarTraining):
         self._constants = (head, perceptual.to(device) if perceptual else None)
         if trainer.channels_last:
             use_channels_last(self.images)
-        if trainer.fused and choose_twin("exact", device, gradient=True) == "triton":
-            self.precision = "fast" if trainer.precision == "bf16" else "exact"
+        wanted: Precision = "fast" if trainer.precision == "bf16" else "exact"
+        if trainer.fused and choose_twin(wanted, device, gradient=True) == "triton":
+            self.precision = wanted
         if trainer.precision == "bf16":
             self.use_bf16()
         if trainer.compile == "on" or (trainer.compile == "auto" and device.type == "cuda"):
