@@ -205,6 +205,8 @@ class ShardDataModule(LightningDataModule):
 
     def _stages(self) -> list[Stage]:
         config, count = self.config, len(self.config.stages)
+        if config.stages != sorted(config.stages):
+            raise InputError(f"data.stages {list(config.stages)}: must be epochs in the order in which they come")
         if any(each.later and len(each.later) != count for each in config.train):
             raise InputError(f"data.train: later must have a weight for each of the {count} stages in data.stages")
         return [

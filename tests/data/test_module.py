@@ -93,6 +93,11 @@ def test_people_kept_aside_need_not_be_of_every_set(directory, other):
     assert {clip.tier for clip in open_only.val_dataloader().schedule.frames.clips} == {"open"}
 
 
+def test_stages_come_in_order(directory):
+    with pytest.raises(InputError, match=r"data\.stages \[5, 2\]: must be epochs in the order"):
+        ShardDataModule(data_config(directory, stages=[5, 2])).train_dataloader()
+
+
 def test_validation_takes_the_kinds_that_are_asked_for(directory):
     def clips(*kinds: str) -> int:
         module = ShardDataModule(data_config(directory, val=[SetConfig(str(directory), kinds=list(kinds))]))
