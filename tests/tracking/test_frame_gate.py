@@ -98,6 +98,9 @@ def test_frames_are_judged_by_those_before_them_and_counted(woman, man):
     assert kept == [woman, woman, woman]
     assert left_out == LeftOut(5, (Fault.SOMEBODY_ELSE, Fault.BLURRED))
     assert str(left_out) == "2 of 5 source frames left out: 1 blurred, 1 of another person"
+    assert FrameGate(soft).fault(soft) is None  # no softer than all before it ...
+    later = FrameGate(soft)
+    assert [later.fault(frame) for frame in (woman, woman, woman, soft)] == [None, None, None, Fault.BLURRED]  # ... now
     kept, left_out = gated([soft, woman])  # the first one is the person, however blurred
     assert kept == [soft, woman] and left_out == LeftOut(2)
     assert gated([man]) == ([man], LeftOut(1))
