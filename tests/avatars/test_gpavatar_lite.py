@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpavatar.avatars import gpavatar_lite
 from gpavatar.avatars.gpavatar_lite import GPAvatarLite, GPAvatarLiteConfig
+from gpavatar.avatars.gpavatar_lite_picture import smoothed
 from gpavatar.avatars.gpavatar_lite_warp import carry, grown
 from gpavatar.camera import Camera
 from gpavatar.face.refine import landmark_offsets
@@ -190,6 +191,15 @@ def test_grown():
     one[0, 0, 5, 9] = 1.0
     assert torch.allclose(grown(image[:1], one), image[:1, :, 5:6, 9:10].expand(-1, -1, SIZE, SIZE), atol=1e-6)
     assert not grown(image, torch.zeros_like(weight)).any()
+
+
+def test_no_chequered_pattern():
+    """A constant stays, a chequer of single pixels vanishes."""
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    chequer = ((rows + columns) % 2).float().expand(1, 2, -1, -1)
+    found = smoothed(chequer)[..., 1:-1, 1:-1]
+    assert torch.allclose(found, torch.full_like(found, 0.5), atol=1e-6)
+    assert torch.allclose(smoothed(torch.ones_like(chequer)), torch.ones_like(chequer), atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"pixels": False}, {"expression": "none"}])
