@@ -13,6 +13,7 @@ from gpavatar.face.landmarks import MEDIAPIPE_MIRROR
 from gpavatar.face.open_head import OpenHead
 from gpavatar.tracking.fit import FitConfig, HeadFitter, PersonEstimate, _turned, fit_person
 from gpavatar.tracking.landmark_basis import RESTING_BUILD, SIZE_SIGMA, LandmarkBasis, LandmarkErrors, view_terms
+from gpavatar.types import HeadParams
 from tests.generated_head import GeneratedHead, exact_detection, facing_camera
 
 SIDE_PX, FOCAL = 512, 2.0
@@ -213,6 +214,25 @@ def test_size_stays_average_because_one_camera_cannot_see_it(generator) -> None:
         return float(np.sqrt(((values - values.mean(0)) ** 2).sum()))
 
     assert abs(np.log(size(points) / size(fitter._basis.mean))) < 3 * SIZE_SIGMA
+
+
+def test_the_prior_weighs_growth_by_its_spread() -> None:
+    """pᵀ P p = |p|² + (ln growth / σ)², the growth measured on the open head itself, whose shapes differ in size."""
+    head = OpenHead.load()
+    basis, topology = LandmarkBasis.of(head), head.topology
+
+    def sizes(shapes: torch.Tensor) -> np.ndarray:
+        params = replace(HeadParams.neutral(head.n_shape, head.n_expression, shapes.shape[:1]), shape=shapes)
+        points = topology.mediapipe.on(head.verts(params), topology.faces).double()
+        return (points - points.mean(1, keepdim=True)).square().sum((1, 2)).sqrt().log().numpy()
+
+    average = sizes(torch.zeros(1, head.n_shape))
+    growing = sizes(0.1 * torch.eye(head.n_shape)) - average
+    shape = 0.1 * growing / np.linalg.norm(growing)
+    growth = sizes(torch.from_numpy(shape).float()[None])[0] - average[0]
+    person = np.concatenate([shape, np.zeros(len(basis.prior) - head.n_shape)])
+    assert growth > 0.1 * SIZE_SIGMA
+    assert person @ basis.prior @ person == pytest.approx(person @ person + (growth / SIZE_SIGMA) ** 2, rel=0.02)
 
 
 def test_an_outlying_landmark_hardly_matters(generator) -> None:
