@@ -49,7 +49,8 @@ def test_a_sample_comes_back(image, alpha):
         assert getattr(again, name) == getattr(sample, name)
     for ours, theirs in ((sample.params, again.params), (sample.camera, again.camera)):
         assert all(torch.equal(a, b) for a, b in zip(vars(ours).values(), vars(theirs).values(), strict=True))
-    assert (again.depth - depth).abs().max() <= 1 / DEPTH_STEPS
+    off = (again.depth - depth).abs()
+    assert off[depth < 15.9].max() <= 0.51 / DEPTH_STEPS and off.max() <= 1 / DEPTH_STEPS  # 65536 has no room
     assert again.landmarks_px[0].isnan().all()
     assert (again.landmarks_px[1:] - landmarks_px[1:]).abs().max() <= SIZE / 16384 * 1.001
     error = np.abs(again.image_u8.astype(int) - sample.image_u8)
