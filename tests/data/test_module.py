@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,6 +107,14 @@ def test_validation_takes_the_kinds_that_are_asked_for(directory):
     assert clips("real", "still") == clips() > 0
     with pytest.raises(InputError, match="no clip with pairs"):
         clips("still")
+
+
+def test_workers_end_with_the_last_batch(directory):
+    """Also for who counts the batches, as Lightning does, and never asks for one too many."""
+    loader = ShardDataModule(data_config(directory, examples_per_epoch=4, num_workers=1)).train_dataloader()
+    batches, before = iter(loader), set(active_children())
+    last = [next(batches) for _ in range(len(loader))][-1]
+    assert last.step == 1 and set(active_children()) == before
 
 
 def test_resident_frames_are_the_streamed_ones(directory):
