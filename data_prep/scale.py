@@ -60,10 +60,12 @@ def each(
             (done,), _ = ray.wait(list(running), num_returns=1)
             one = running.pop(done)
             try:
-                yield ray.get(done)
-            except ray.exceptions.WorkerCrashedError:
+                ray.get(done)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                 give_up(one, f"ended {RETRIES + 1} workers that read it, the last without a message")
-                yield one.name
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error  # without the page that Ray puts around it
+            yield one.name
             running |= {work.remote(other): other for other in islice(waiting, 1)}
     finally:
         ray.shutdown()

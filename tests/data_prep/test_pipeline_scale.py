@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.footage import Footage
+from data_prep.manifest import OutputError
 from data_prep.scale import Cluster, each
 from gpavatar.types import InputError
 
@@ -48,6 +49,16 @@ def test_a_worker_is_killed_and_the_work_is_done_all_the_same(tmp_path) -> None:
     assert [name for name, _ in given_up] == ["clip2"] and "3 workers" in given_up[0][1]
     assert len(list(tmp_path.glob("clip1.*"))) == 2 and len(list(tmp_path.glob("clip2.*"))) == 3
     assert len(list(tmp_path.glob("clip0.*"))) == 1
+
+
+def test_what_stops_a_worker_stops_the_run_in_its_own_words(tmp_path) -> None:
+    pytest.importorskip("ray")
+
+    def prepare(one: Footage) -> str:
+        raise OutputError(f"{one.name}: no room")
+
+    with pytest.raises(OutputError, match=r"^clip0: no room$"):
+        list(each(prepare, footage(1), Cluster("local", 1), lambda *_: None))
 
 
 def test_a_cluster_that_is_not_there_is_said() -> None:
