@@ -92,8 +92,10 @@ def pair_frames(
         ]
         if not chosen:
             asked = f"split {split!r}" + (" of tier open" if open_only else "")
-            there = ", ".join(shards.index.splits)
-            raise InputError(f"{shards.root}: no clip with pairs in {asked}; the set has the splits {there}")
+            there = f"the set has the splits {', '.join(shards.index.splits)}"
+            if split in shards.index.splits:
+                there = "tier, kinds and the people kept aside leave none, or clips are too short"
+            raise InputError(f"{shards.root}: no clip with pairs in {asked}; {there}")
         total = sum(clip.weight for clip, _, _ in chosen)
         clips += [clip for clip, _, _ in chosen]
         weight += [clip.weight / total * weights[number] / sum(weights) for clip, _, _ in chosen]

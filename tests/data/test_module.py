@@ -105,7 +105,7 @@ def test_validation_takes_the_kinds_that_are_asked_for(directory):
         return len(module.val_dataloader().schedule.frames.clips)
 
     assert clips("real", "still") == clips() > 0
-    with pytest.raises(InputError, match="no clip with pairs"):
+    with pytest.raises(InputError, match="no clip with pairs in split 'val'; tier, kinds and the people kept aside"):
         clips("still")
 
 
