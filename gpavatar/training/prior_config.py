@@ -43,7 +43,7 @@ class PriorTrainingConfig:
     density_every: int = 4  # steps
     reconstruction: float = 1.0  # L1 of image and raw rendering (reconstruction)
     perceptual: float = 0.5  # LPIPS of the same; 0: no network is loaded
-    opacity: float = 0.1  # L1 of opacity and matte
+    opacity: float = 1.0  # squared difference of opacity and matte
     pose_swap: float = 0.5  # probability that the generator is told another pose than the one it is drawn from
     blur_px: float = 10.0  # standard deviation at the start
     blur_images: int = 200_000  # until it has faded

@@ -40,9 +40,10 @@ class PriorTerms:
 
 
 def reconstruction_terms(out: PriorOutput, target: Views, perceptual: Distance | None = None) -> PriorTerms:
-    """L1 and LPIPS of image and raw rendering against the person on black, L1 of opacity against the matte.
+    """L1 and LPIPS of image and raw rendering against the person on black, (opacity − matte)².
 
-    All terms are means over the batch.
+    All terms are means over the batch. The square is what keeps an empty field from being an answer: of all constant
+    opacities it likes the mean of the mattes best, an absolute difference their median, which is often 0.
     """
     truth = on_black(target)
     pairs = [(out.image, truth), (out.raw, _shrunk(truth, out.raw.shape[-1]))]
@@ -52,7 +53,7 @@ def reconstruction_terms(out: PriorOutput, target: Views, perceptual: Distance |
         sum((perceptual(image, true).mean() for image, true in visible), start=truth.new_zeros(()))
         if perceptual
         else truth.new_zeros(()),
-        (out.opacity - _shrunk(target.alpha, out.opacity.shape[-1])).abs().mean(),
+        (out.opacity - _shrunk(target.alpha, out.opacity.shape[-1])).square().mean(),
     )
 
 

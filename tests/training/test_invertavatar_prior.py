@@ -71,7 +71,7 @@ def test_everything_is_logged_and_drawn(finished):
         assert sorted(path.name for path in (folder / "sheets").iterdir())[-1] == "step_00000004.jpg"
     assert ("train/fooling", 2) not in found["reconstruction"] and ("val/ssim", 4) in found["reconstruction"]
     assert found["reconstruction"]["train/loss", 2] == pytest.approx(
-        found["reconstruction"]["train/l1", 2] + 0.1 * found["reconstruction"]["train/opacity", 2], rel=1e-4
+        found["reconstruction"]["train/l1", 2] + found["reconstruction"]["train/opacity", 2], rel=1e-4
     )
 
 
