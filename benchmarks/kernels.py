@@ -129,7 +129,7 @@ def needs(size: str, precisions: Sequence[str] = ("fast", "exact")) -> list[Need
         fast, kind = label == "fast", "*bf16" if label == "fast" else "*fp32"
         shape, real = pass_triton._Task(looked, place, fast, -1.0).shape(named), "*fp32"
         drawn = kernels.Drawn(*[real] * 4)
-        scene = kernels.Scene(*[real] * 5, planes=kind, cloud=real, numbers="*i32", per_vertex=kind)
+        scene = kernels.Scene(*[real] * 5, planes=kind, cloud=real, numbers="*i32", per_vertex=kind, filled="*u8")
         packed = {name: kind if name in pass_triton.MATRICES else real for name in kernels.Weights._fields}
         signature: dict[str, Any] = {
             "scene": scene, "weights": kernels.Weights(**packed), "drawn": drawn, "num_rays": "i32", "given": drawn,

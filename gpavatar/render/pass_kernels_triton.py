@@ -65,6 +65,7 @@ class Shape:
     copies: int  # of the weights' gradients
     kind: tl.dtype  # of the operands of products
     acc: tl.dtype
+    side: int  # voxels per side of what is filled; 0: all is
 
     @property
     def block(self) -> int:
@@ -84,6 +85,7 @@ class Scene(NamedTuple):
     cloud: Tensor
     numbers: Tensor
     per_vertex: Tensor  # u
+    filled: Tensor  # (x, y, z), bytes; see `gpavatar.field.occupancy`
 
 
 class Weights(NamedTuple):
@@ -150,8 +152,17 @@ def _samples(scene, entry, first_ray, begin, num_rays, num_samples, S: tl.conste
     y += t * tl.load(scene.dirs + ray * 3 + 1, mask=there, other=0.0)
     z += t * tl.load(scene.dirs + ray * 3 + 2, mask=there, other=0.0)
     inside = (tl.abs(x) <= 1) & (tl.abs(y) <= 1) & (tl.abs(z) <= 1)
+    if S.side > 0:
+        voxel = (_voxel(x, S.side) * S.side + _voxel(y, S.side)) * S.side + _voxel(z, S.side)
+        inside &= tl.load(scene.filled + voxel, mask=there & inside, other=0) > 0
     length = tl.load(scene.length + slot, mask=there & inside, other=0.0).to(S.acc)
     return ray, slot, there, x, y, z, t, length
+
+
+@triton.jit
+@no_type_check
+def _voxel(x, SIDE: tl.constexpr):
+    return tl.minimum(tl.maximum((x + 1) * (SIDE * 0.5), 0.0), SIDE - 1.0).to(tl.int32)
 
 
 @triton.jit
@@ -250,17 +261,18 @@ def draw(scene, weights, drawn, num_rays, num_samples, num_verts, S: tl.constexp
     begin, light = 0, tl.max(tl.where(far > 0, 2.0, -2.0), 0)  # rays that miss are far = 0
     while (begin < num_samples) & (light > S.stop):
         ray, slot, there, x, y, z, t, length = _samples(scene, entry, first_ray, begin, num_rays, num_samples, S)
-        found, mixed, share, _ = _looked_up(scene, weights, entry, slot, there, x, y, z, num_verts, S)
-        _, _, raw, _, colour = _decoded(weights, entry, ray, there, found, mixed, share, S)
-        colour, _ = _unit(colour, S)
-        thickness = log1p_of_exp(raw) / S.beta * length
-        _, weight = _weighted(thickness, before, S)
-        tl.store(drawn.thickness + slot, thickness, mask=there)
-        feats += tl.sum(tl.reshape(weight[:, None] * colour, (S.rays, S.step, S.out)), 1)
-        opacity += _per_ray(weight, S)
-        depth += _per_ray(weight * t, S)
-        before += _per_ray(thickness, S)
-        light = tl.max(tl.where(far > 0, tl.exp(-before), -2.0), 0).to(tl.float32)
+        if tl.max(length, 0) > 0:
+            found, mixed, share, _ = _looked_up(scene, weights, entry, slot, there, x, y, z, num_verts, S)
+            _, _, raw, _, colour = _decoded(weights, entry, ray, there, found, mixed, share, S)
+            colour, _ = _unit(colour, S)
+            thickness = log1p_of_exp(raw) / S.beta * length
+            _, weight = _weighted(thickness, before, S)
+            tl.store(drawn.thickness + slot, thickness, mask=there)
+            feats += tl.sum(tl.reshape(weight[:, None] * colour, (S.rays, S.step, S.out)), 1)
+            opacity += _per_ray(weight, S)
+            depth += _per_ray(weight * t, S)
+            before += _per_ray(thickness, S)
+            light = tl.max(tl.where(far > 0, tl.exp(-before), -2.0), 0).to(tl.float32)
         begin += S.step
 
     tl.store(drawn.opacity + at, opacity, mask=there_ray)

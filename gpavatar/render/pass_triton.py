@@ -120,6 +120,7 @@ class _Task:
             copies=LAUNCHES.copies,
             kind=tl.bfloat16 if self.fast else exact,
             acc=exact,
+            side=0 if field.occupancy is None else len(field.occupancy.filled),
         )
 
 
@@ -132,13 +133,15 @@ class _Pass(torch.autograd.Function):
         named = dict(zip(WEIGHTS, weights, strict=True))
         shape, exact = task.shape(named), task.exact
         kind = torch.bfloat16 if task.fast else exact
-        place, points, nothing = task.place, task.field.points, planes.new_empty(0)
+        place, points, occupancy = task.place, task.field.points, task.field.occupancy
+        nothing = planes.new_empty(0)
         scene = Scene(
             *_plain(exact, place.rays.origins, place.rays.dirs, place.t, place.length, place.rays.far),
             planes=_padded(planes.permute(0, 1, 3, 4, 2), (shape.channels,), kind),
             cloud=nothing if points is None else points.cloud.to(exact).contiguous(),
             numbers=nothing if points is None else place.numbers.contiguous(),
             per_vertex=nothing if per_vertex is None else _padded(per_vertex, (shape.point,), kind),
+            filled=nothing if occupancy is None else occupancy.filled.contiguous().view(torch.uint8),
         )
         order = code_order(shape.octaves, planes.device)
         if named["code"] is not None:

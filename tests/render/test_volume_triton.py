@@ -15,6 +15,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE
 
 from gpavatar.field.head_field import HeadField
+from gpavatar.field.occupancy import Occupancy
 from gpavatar.field.point_field import PointField, PointFieldConfig
 from gpavatar.field.radiance import RadianceConfig, RadianceHead
 from gpavatar.render import pass_kernels_triton as kernels
@@ -44,10 +45,12 @@ class Case:
     params: Tensor
     rays: Rays
     names: tuple[str, ...]
+    filled: Tensor | None
 
     def field(self) -> HeadField:
         points = None if self.points is None else self.points(self.verts)
-        return HeadField(self.planes, self.radiance, points, self.params, self.names)
+        occupancy = None if self.filled is None else Occupancy(self.filled)
+        return HeadField(self.planes, self.radiance, points, self.params, self.names, occupancy)
 
     def leaves(self) -> dict[str, Tensor]:
         """All that gradients are asked for."""
@@ -61,12 +64,13 @@ class Case:
         planes = self.planes.detach().to(DEVICE, dtype).requires_grad_()
         move = lambda value: value.to(DEVICE, dtype if value.is_floating_point() else value.dtype)  # noqa: E731
         rays = map_tensors(self.rays, move)
-        return Case(planes, *nets, move(self.verts), move(self.params), rays, self.names)
+        filled = None if self.filled is None else self.filled.to(DEVICE)
+        return Case(planes, *nets, move(self.verts), move(self.params), rays, self.names, filled)
 
 
 def made(
     points=POINTS, radiance=RADIANCE, rays: int = 9, names=("xy", "xz", "yz"), contrast: float = 30, channels: int = 5,
-    verts: int = 30,
+    verts: int = 30, filled: float = 1,
 ) -> Case:  # fmt: skip
     """Two batch entries; rays of which some miss; thin places and opaque ones."""
     torch.manual_seed(1)
@@ -82,8 +86,9 @@ def made(
     looks = map_tensors(
         Rays(origins, dirs, *span), lambda value: value.double() if value.is_floating_point() else value
     )
+    there = None if filled == 1 else torch.rand(5, 5, 5) < filled
     planes = torch.randn(2, 3, channels, 7, 7).double().requires_grad_()
-    return Case(planes, head, net, cloud.double(), torch.randn(2, 4).double(), looks, names)
+    return Case(planes, head, net, cloud.double(), torch.randn(2, 4).double(), looks, names, there)
 
 
 @pytest.fixture(autouse=True)
@@ -132,8 +137,9 @@ SWITCHES = {
         "volume": replace(VOLUME, step_length=False, importance="released"),
     },
     "no points, no directions": {"points": None, "radiance": replace(RADIANCE, view_octaves=-1)},
-    "other planes, some vertices, near ones only": {
+    "other planes, some vertices, near ones only, half of the cube": {
         "names": ("yx", "xz", "zy"),
+        "filled": 0.6,
         "points": replace(POINTS, num_points=21, max_distance=0.3),
     },
     "one ray, one sample, one neighbour": {
