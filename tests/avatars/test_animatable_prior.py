@@ -58,11 +58,11 @@ def person(prior) -> Canonical:
     return prior.canonical(prior.sample_styles(CAMERAS, torch.Generator().manual_seed(1)))
 
 
-def covered(prior: AnimatablePrior, views: FaceViews) -> Tensor:
+def covered(prior: AnimatablePrior, views: FaceViews, kind: str = "filled") -> Tensor:
     """How much of each texel of the planes is the face's, from the masks alone."""
     alpha = torch.zeros(2, 3, 1, 64, 64)
     for plane, own in (("xy", [0]), ("yz", [1, 2])):
-        mask = views.fine.filled[:, own].any(1).float()
+        mask = getattr(views.fine, kind)[:, own].any(1).float()
         face = FacePlane(plane, torch.ones(2, 1, 64, 64), mask)
         alpha = with_face(alpha, face, *TINY.window.texels(plane, 64))
     return alpha
@@ -107,6 +107,9 @@ def test_the_mouth_is_the_generators_and_the_face_the_textures(prior, person, he
     assert torch.equal(seen[0][surface.expand_as(drawn)], drawn[surface.expand_as(drawn)])
     hole = views.middle.filled[:, 0] & ~surface
     assert hole.any() and seen[0][hole.expand_as(drawn)].abs().sum() > 0
+    mouth = (covered(prior, views) > 0.5) & (covered(prior, views, "surface") == 0)
+    planes = prior.planes(person, views)
+    assert mouth[:, 0].any() and (planes != person.static)[mouth.expand_as(planes)].all()  # not the static ones' either
 
 
 def test_both_sides_have_a_mask(prior, person, head):
