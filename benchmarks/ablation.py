@@ -76,7 +76,7 @@ def ablation(
     unknown = [name for name in only if name not in NAMES]
     if unknown:
         raise InputError(f"no ablation is called {unknown[0]!r}; there are: {', '.join(NAMES)}")
-    budget = [f"trainer.max_steps={steps}", f"trainer.max_time={max_time}"]
+    budget = [f"trainer.max_steps={steps}", *([f"trainer.max_time={max_time}"] if max_time else [])]
     done, models = {}, []
     for name in only:
         folder = out / name

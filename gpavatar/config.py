@@ -30,6 +30,7 @@ from gpavatar.types import GpavatarError, InputError, InputWarning, one_line
 
 __all__ = ["MISSING", "Program", "did_you_mean", "load_config", "parse_config", "run_program", "warnings_in_lines"]
 
+TIME = re.compile(r"\d+(:\d+)+")  # 27:30 is text; YAML takes it for a number of base 60
 MAX_MESSAGE = 1500  # letters; a message may quote a file
 T = TypeVar("T")
 Program = Callable[..., int | None] | dict[str, Callable[..., int | None]]
@@ -47,8 +48,9 @@ def load_config(schema: type[T], *files: str | Path, overrides: Sequence[str] = 
     for pair in overrides:
         if "=" not in pair:
             raise InputError(f"{pair}: not of the form key=value")
-        _yaml(pair.partition("=")[2], pair)
-        config = _merge(config, [pair], pair)
+        key, _, value = pair.partition("=")
+        _yaml(value, pair)
+        config = _merge(config, [f"{key}='{value}'" if TIME.fullmatch(value) else pair], pair)
     return _as_object(config, " + ".join(map(str, files)) or schema.__name__)
 
 

@@ -59,6 +59,12 @@ def test_later_files_and_then_pairs_win(tmp_path):
     assert config == RunConfig("b", "black", [64], SamplerConfig(1.5))
 
 
+@pytest.mark.parametrize("time", ["27:30", "5:00", "0:01", "1:02:03"])
+def test_a_time_is_text(time):
+    """YAML would read a number of base 60."""
+    assert load_config(RunConfig, overrides=[f"name={time}"]).name == time
+
+
 def test_an_empty_yaml_changes_nothing(tmp_path):
     assert load_config(RunConfig, write(tmp_path, ""), overrides=["name=a"]) == RunConfig("a")
 
