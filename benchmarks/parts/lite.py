@@ -88,6 +88,7 @@ class LiteScene:
         if self._exact is None:
             net = copy.deepcopy(self.net).cpu().double()
             net.point_field.forward = lambda verts, _=0: _rounded(net.point_field, verts)
+            net._raw = type(net)._raw.__get__(net)
             person, pose = self._model.person(self._state), self._pose()
             large = [map_tensors(one, _widened) for one in (person, pose)]
             self._exact = net.look(*large).feats

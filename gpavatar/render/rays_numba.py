@@ -140,6 +140,25 @@ def merge(first, second, order, t):
                 j += 1
 
 
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def thickness_before(t, order, sigma, rays, near, far, step_length, end):
+    """Optical thickness of each ray's sorted samples up to `end`."""
+    num = t.shape[1]
+    thickness = np.zeros(t.shape[0])
+    for row in range(t.shape[0]):
+        for i in range(num):
+            if t[row, i] > end[row]:
+                break
+            length = 1.0
+            if step_length:
+                start = near[rays[row]] if i == 0 else (t[row, i - 1] + t[row, i]) / np.float32(2)
+                stop = far[rays[row]] if i == num - 1 else (t[row, i] + t[row, i + 1]) / np.float32(2)
+                length = stop - start
+            thickness[row] += sigma[row, order[row, i]] * length
+    return thickness
+
+
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
 def composite(t, order, sigma, feats, rays, near, far, step_length, summed, opacity, depth, alpha):

@@ -103,11 +103,17 @@ class _Draw:
         released, shares = config.importance == "released", self.fine_shares[rays]
         kernels.fine_samples(t, sigma, near, far, config.step_length, released, shares, alpha, t_fine)
         self._look(rays, t_fine, t_fine <= end[:, None], sigma[:, num:], feats[:, num:])
+        t_all, order = np.empty(sigma.shape, np.float32), np.empty(sigma.shape, np.int64)
+        kernels.merge(t, t_fine, order, t_all)
+        # Among more samples each stands for less of the ray: what was opaque may let light through after all.
+        before = kernels.thickness_before(t_all, order, sigma, rays, self.near, self.far, config.step_length, end)
+        through = (np.isfinite(end) & (before <= self.opaque))[:, None]
+        if through.any():
+            self._look(rays, t, (t > end[:, None]) & through, sigma[:, :num], feats[:, :num])
+            self._look(rays, t_fine, (t_fine > end[:, None]) & through, sigma[:, num:], feats[:, num:])
 
         as_looked_at = np.broadcast_to(np.arange(num), t.shape)
         self._composite(rays, t, as_looked_at, sigma, feats, self.coarse)
-        t_all, order = np.empty(sigma.shape, np.float32), np.empty(sigma.shape, np.int64)
-        kernels.merge(t, t_fine, order, t_all)
         self._composite(rays, t_all, order, sigma, feats, self.fine)
 
     def _coarse(self, rays: np.ndarray, t: np.ndarray, sigma: np.ndarray, feats: np.ndarray) -> np.ndarray:
