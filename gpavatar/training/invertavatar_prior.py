@@ -161,11 +161,13 @@ class PriorTraining(AvatarTraining):
         head, surface, _ = self._constants
         if self.net.latent is not None:
             styles = self.net.styles_of(on_black(batch.source)[:, 0])
+            mean = styles.mean(0, keepdim=True).expand_as(styles)  # of those who are shown: nobody else is known
         else:
             rng = torch.Generator(self.device).manual_seed(self.config.seed)
             styles = self.prior.sample_styles(batch.target.camera, rng)
+            mean = self.prior.mean_styles(len(styles))
         raw_px = self.schedule.raw_px(self._images(batch))
-        return prior_sheet(self.prior, styles, batch.target, head, surface, raw_px)
+        return prior_sheet(self.prior, styles, mean, batch.target, head, surface, raw_px)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generators and for the discriminator, with equalised rates; both follow `rate_factor`."""

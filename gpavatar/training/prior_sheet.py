@@ -26,6 +26,7 @@ SWEEP = ("jawOpen", "mouthSmile", "eyeBlink", "mouthPucker")  # all expressions 
 def prior_sheet(
     prior: AnimatablePrior,
     styles: Float[Tensor, "batch layer style"],
+    mean: Float[Tensor, "batch layer style"],
     target: Views,
     head: MorphableHead,
     surface: FaceSurface,
@@ -33,10 +34,10 @@ def prior_sheet(
 ) -> Sheet:
     """A row per person, posed and looked at as the target is; `raw_px` as `size_px` in `AnimatablePrior.render`.
 
-    Columns: the target; the person, its raw rendering, opacity and nearness; truncated styles, down to the mean face;
+    Columns: the target; the person, its raw rendering, opacity and nearness; truncated styles, down to the `mean` face;
     styles between this person and the next; the neutral face and single expressions.
     """
-    mean, following = prior.mean_styles(len(styles)), styles.roll(-1, 0)
+    following = styles.roll(-1, 0)
 
     def drawn(styles: Tensor, params: HeadParams = target.params) -> PriorOutput:
         return prior(styles, prior.views(head.verts(params), surface), target.camera, size_px=raw_px)
