@@ -84,8 +84,7 @@ def loss_of(module: InversionTraining, lesson: Lesson) -> tuple[InversionTerms, 
     return module.compared(lesson, found, outs), found
 
 
-@pytest.mark.parametrize("stage", TRAINED)
-@pytest.mark.parametrize("synthetic", [False, True])
+@pytest.mark.parametrize(("stage", "synthetic"), [(stage, stage == "oneshot") for stage in TRAINED])
 def test_gradients_reach_what_is_trained_and_nothing_else(lessons, stage, synthetic):
     module, lesson = lessons(stage, "inversion_training.delta=0.01", synthetic=synthetic)
     terms, _ = loss_of(module, lesson)
@@ -174,9 +173,9 @@ def test_resumed_is_uninterrupted(config, state, tmp_path, one_thread, stage):
         "optim.ema_decay=0.9",
     ]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    for folder, steps in ((stopped, 1), (stopped, 3), (whole, 3)):
+    for folder, steps in ((stopped, 1), (stopped, 2), (whole, 2)):
         assert run_training(config(stage, folder, *changes, f"trainer.max_steps={steps}"), folder) == 0
-    ours, theirs = (state(folder / "checkpoints/step_00000003.ckpt") for folder in (stopped, whole))
+    ours, theirs = (state(folder / "checkpoints/step_00000002.ckpt") for folder in (stopped, whole))
     assert ours.keys() == theirs.keys() and any(".judge." in name for name in ours)
     for name, value in theirs.items():
         same = torch.equal(ours[name], value) if isinstance(value, torch.Tensor) else ours[name] == value
@@ -186,7 +185,7 @@ def test_resumed_is_uninterrupted(config, state, tmp_path, one_thread, stage):
 def test_every_stage_learns_from_where_the_one_before_ended_and_moves_nothing_else(config, tmp_path):
     """Prior -> E_latent -> E_tex and E_tri -> recurrent, each on the same two people over and over, without chance;
     each leaves an avatar maker."""
-    changes = ("trainer.max_steps=8", "inversion_training.synthetic_share=0", "trainer.jitter=false", "optim.lr=0.003",
+    changes = ("trainer.max_steps=6", "inversion_training.synthetic_share=0", "trainer.jitter=false", "optim.lr=0.003",
                "data.augment={flip: 0, brightness: 0, contrast: 0, saturation: 0, tint: 0}",
                "data.examples_per_epoch=2",
                "log.sheet_examples=0", "data.val=[]", "inversion_training.drawn=1", "checkpoint.every_steps=0",
@@ -203,7 +202,7 @@ def test_every_stage_learns_from_where_the_one_before_ended_and_moves_nothing_el
         assert run_training(config(stage, folder, start, *changes), folder) == 0
         rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
         losses = [float(value) for _, _, name, value in rows if name == "train/loss"]
-        assert len(losses) == 8 and sum(losses[-2:]) < 0.97 * sum(losses[:2]), stage
+        assert len(losses) == 6 and sum(losses[-2:]) < 0.97 * sum(losses[:2]), stage
         left[stage] = read_weights(folder / "weights.safetensors", InvertAvatarConfig).tensors
         start = f"inversion_training.start.weights={folder}/weights.safetensors"
     for stage, before in (("oneshot", "latent"), ("recurrent", "oneshot")):
