@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpavatar.avatars.animatable_prior import AnimatablePrior, Canonical, PriorConfig
-from gpavatar.avatars.face_generator import NeuralTexture
+from gpavatar.avatars.animatable_prior import AnimatablePrior, Canonical, PlaneField, PriorConfig
+from gpavatar.avatars.face_generator import Drawn, NeuralTexture
 from gpavatar.camera import Camera
 from gpavatar.face.open_head import OpenHead
 from gpavatar.face.plane_views import FaceSurface, FaceViews
@@ -113,8 +113,12 @@ def test_the_mouth_is_the_generators_and_the_face_the_textures(prior, person, he
 
 
 def test_both_sides_have_a_mask(prior, person, head):
-    """Taking a side view away changes plane yz, whichever side it is."""
+    """Taking a side view away changes plane yz, whichever side it is; where both see the face they are averaged."""
     views = faces(prior, head)
+    sides = views.fine.only([1, 2])
+    assert sides.surface.all(1).any()
+    flat = Drawn.of(sides, torch.full((2, 3, 32, 32), 0.7))
+    torch.testing.assert_close(flat.feats, 0.7 * flat.surface.expand_as(flat.feats).float())
     whole = prior.planes(person, views)
     for side in (1, 2):
         kept = [n != side for n in range(3)]
@@ -178,6 +182,13 @@ def test_what_misses_the_cube_is_black_and_ranges_hold(prior, person, head):
         assert 0 <= out.feats.min() and out.feats.max() < 1.001 and out.opacity.max() <= 1
         inner = out.opacity[:, 0] > 0.05
         assert inner.any() and (out.depth[:, 0][inner] > 5 - 3**0.5).all() and (out.depth[:, 0][inner] < 8).all()
+
+
+def test_nothing_is_outside_the_cube(prior, person, generator):
+    points = 3 * torch.rand(2, 200, 3, generator=generator) - 1.5
+    sigma = PlaneField(prior.decoder, person.static)(points, points).sigma
+    inside = (points.abs() <= 1).all(-1)
+    assert (sigma[inside] > 0).all() and not sigma[~inside].any() and 20 < inside.sum() < 200
 
 
 def test_gradients_reach_everything_that_draws(head):
