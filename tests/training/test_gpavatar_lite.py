@@ -106,8 +106,8 @@ def test_details_are_mouth_and_eyes():
 
 
 def test_from_sets_to_weights(pairs, tmp_path):
-    """Two steps, then two more in bf16 from the state; people kept aside are validated on and not trained on; the weights are
-    the method's, and a training may begin with them."""
+    """Two steps, then two more in bf16 from the state; those kept aside are validated on; the weights are the method's,
+    and a training may begin with them."""
     folder = tmp_path / "run"
     assert run_training(config(pairs, folder), folder) == 0
     assert run_training(config(pairs, folder, "trainer.max_steps=4", "trainer.precision=bf16"), folder) == 0
