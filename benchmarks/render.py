@@ -38,7 +38,7 @@ from typing import Literal
 import torch
 import tyro
 from parts.lite import LiteScene
-from parts.scenes import SOME, PaperScene, stage_functions
+from parts.scenes import PaperScene, stage_functions
 
 from gpavatar.config import run_program
 from gpavatar.field.twin import Precision
@@ -148,14 +148,15 @@ def measure(scene: Scene, variant: Variant, repeats: int) -> tuple[float, float,
 
 
 def split(scene: Scene, slow: bool) -> dict[str, float]:
-    """CPU milliseconds by stage on one core; of a slow variant from one in `SOME` rays, times `SOME`."""
+    """CPU milliseconds by stage on one core; of a slow variant from some rays, scaled up."""
     clock, threads = StageClock(), torch.get_num_threads()
     torch.set_num_threads(1)
     with clock.watching():
         clock.timed("rays", scene.draw_some if slow else scene.draw)()
     torch.set_num_threads(threads)
     return {
-        stage: round(1e3 * s * (SOME if slow and stage != "picture" else 1), 2) for stage, s in clock.seconds.items()
+        stage: round(1e3 * s * (scene.one_in if slow and stage != "picture" else 1), 2)
+        for stage, s in clock.seconds.items()
     }
 
 
@@ -246,7 +247,7 @@ def table(rows: list[Row], report: dict) -> str:
         f"# A frame\n\n{report['size']}. {report['device']}, {report['threads']} threads; load "
         f"{report['load_per_core']} per core (times by the clock are too long by about as much where it is above 1); "
         f"{versions}; commit {report['commit']}.\n\n`ratio` is to the literal form in the same run; `error` is "
-        "relative, against float64 (one in 64 rays); stages are CPU ms on one core (the first two: from some rays).\n"
+        "relative, against float64; stages are CPU ms on one core.\n"
     )
     end = (
         f"\nFloor of the fused form: {floor['gflop']:.0f} GFLOP are {floor['exact_ms']:.1f} ms at the "

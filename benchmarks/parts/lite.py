@@ -38,6 +38,8 @@ class RoundedIndex:
 class LiteScene:
     """The lite model drives one of `photos` photos; weights from a file, or at random."""
 
+    one_in = 1
+
     def __init__(self, device: torch.device, weights: Path | None = None, photos: int = 1):
         torch.manual_seed(0)
         self.device = device

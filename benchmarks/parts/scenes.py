@@ -95,12 +95,12 @@ def prepared(net: PointField, verts: Tensor, way: Way) -> BoundPointField:
     if way.nearest == "tree":
         cloud = net.cloud(verts)
         index = nearest_index(cloud, k, "scipy" if on_cpu else "torch")
-        bound = net(verts, 0)
+        bound = PointField.forward(net, verts, 0)  # not as a scene may have replaced it
         return BoundPointField(net, cloud, index, bound.per_vertex)
     if way.literal:
         cloud = net.cloud(verts)
         return LiteralField(net, cloud, (FaissFlat if on_cpu else Distances)(cloud, k), net.features[:, :0])
-    return net(verts)
+    return PointField.forward(net, verts)
 
 
 def stage_functions() -> Iterator[tuple[str, Any, str]]:
@@ -136,6 +136,8 @@ def stage_functions() -> Iterator[tuple[str, Any, str]]:
 
 class PaperScene:
     """GPAvatar at the paper's size, on the open head; one in `part` rays, and the whole super-resolution."""
+
+    one_in = SOME
 
     def __init__(self, device: torch.device, part: int = 1):
         torch.manual_seed(0)
