@@ -51,7 +51,7 @@ def opaque(tmp_path_factory) -> tuple[GPAvatarMethod, GPAvatarState]:
     """A person of two centimetres around the mesh, mostly solid, and nothing elsewhere."""
     torch.manual_seed(0)
     points = PointFieldConfig(4, 8, 6, num_neighbours=3, octaves=2, max_distance=0.1)
-    config, head = tiny_config(point_field=points, volume=VolumeConfig(16, 16, 16)), OpenHead.load()
+    config, head = tiny_config(point_field=points, volume=VolumeConfig(10, 12, 12)), OpenHead.load()
     net = GPAvatar(config, len(head.mean), head.n_expression + 9)
     for layer in (net.point_field.second, net.radiance.shared[0], net.radiance.shared[2]):
         layer.weight.data *= 3
