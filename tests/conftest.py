@@ -14,7 +14,10 @@ import torch
 
 
 def pytest_configure(config):
-    """Parallel workers share the cores instead of each claiming all of them. No test signs with the user's own key."""
+    """Parallel workers share the cores instead of each claiming all of them. No test signs with the user's own key.
+    Without a GPU, Triton's kernels run in its interpreter: it must know before anything imports it."""
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
     config.own_folder = os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="gpavatar-tests-config-")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
