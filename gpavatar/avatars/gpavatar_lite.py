@@ -196,8 +196,10 @@ class GPAvatarLite(nn.Module):
         precision: Precision = "reference",
     ) -> LiteOutput:
         """A frame of each person: the head as it is posed, from its camera."""
-        learns = any(p.requires_grad for name, p in self.named_parameters() if not name.startswith("picture."))
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        learns = torch.is_grad_enabled() and any(
+            p.requires_grad for name, p in self.named_parameters() if not name.startswith("picture.")
+        )
+        with torch.set_grad_enabled(learns):
             seen = self.look(person, pose, jitter=jitter, rng=rng, precision=precision)
         base, low = seen.base, seen.feats[:, :3]
         image, alpha = corrected(base, self.picture(seen.feats, base))
