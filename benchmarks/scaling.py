@@ -11,6 +11,7 @@ photos, which are fused before, nor memory on the length of the clip.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
@@ -99,6 +100,7 @@ def measured(what: str, size: int, draw: Callable[[], object], repeats: int) -> 
 def _added_mb(draw: Callable[[], object]) -> float:
     """The most that is held while drawing, beyond what is held before; Linux forgets earlier peaks when asked."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what the last frame gave back still counts as held
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_mb("VmRSS")
     draw()
