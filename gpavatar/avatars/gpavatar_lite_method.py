@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,15 @@ from torch import Tensor
 
 from gpavatar.avatars.backdrop import behind_person, laid_over, resized
 from gpavatar.avatars.base import Reference
-from gpavatar.avatars.checkpoint import read_weights
 from gpavatar.avatars.gpavatar_lite import GPAvatarLite, GPAvatarLiteConfig, LiteOutput, Person
 from gpavatar.avatars.gpavatar_lite_warp import LiteHead
-from gpavatar.avatars.state_file import load_state, save_state
+from gpavatar.avatars.method import LearnedMethod
+from gpavatar.avatars.state_file import load_state
 from gpavatar.camera import Camera, rotation_angle_deg
 from gpavatar.face.open_head import OpenHead
 from gpavatar.field.twin import Precision
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
-VERSION = "1"
 MAX_PHOTOS = 8  # that are kept: what a frame costs and a state holds has an end
 ANGLE_DEG = 15.0  # a turn that makes two photos as different as a change of expression by 0.5 (`data/sampling.py`)
 
@@ -48,25 +46,19 @@ class GPAvatarLiteState:
     background: Float[Tensor, "3 height width"]  # [0, 1], behind the person of the first photo
 
 
-class GPAvatarLiteMethod:
+class GPAvatarLiteMethod(LearnedMethod):
     """The method `gpavatar_lite`; implements `gpavatar.avatars.base.Avatar`."""
 
-    name = "gpavatar_lite"
+    name, version = "gpavatar_lite", "1"
 
     def __init__(self, device: torch.device | str = "cpu", weights: str | Path | None = None):
         """`weights`: a file of `gpavatar.avatars.checkpoint`. InputError without one, or where it does not fit."""
-        if weights is None:
-            raise InputError("gpavatar_lite is a learned method: give its weights as --model FILE.safetensors")
-        self.device = torch.device(device)
+        super().__init__(device)
         self.precision: Precision = "exact"
-        read = read_weights(weights, GPAvatarLiteConfig)
-        head = OpenHead.load()
-        if (read.info.head, read.info.head_sha256) != (head.name, head.sha256):
-            raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
-        self.head = LiteHead(head)
+        read = self._read(weights, GPAvatarLiteConfig)
+        self.head = LiteHead(self._made_for(OpenHead.load(), read))
         self.net = read.fill(lambda: GPAvatarLite(read.config, self.head))
         self.net.eval().requires_grad_(False).to(self.device)
-        self._sha256 = read.sha256
         self._person: tuple[GPAvatarLiteState, Person] | None = None
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarLiteState:
@@ -102,10 +94,6 @@ class GPAvatarLiteMethod:
         out = self._drawn(state, params, camera)
         return resized(out.depth[0], size_px) * (resized(out.opacity[0], size_px) > 0.5)
 
-    def save(self, state: GPAvatarLiteState, path: str | Path) -> None:
-        """Write one safetensors file; InputError where it cannot be written."""
-        save_state(state, path, self._identity())
-
     def load(self, path: str | Path) -> GPAvatarLiteState:
         """Read what `save` wrote; InputError where it was made with other weights or another head."""
         state = load_state(GPAvatarLiteState, path, self._identity())
@@ -114,11 +102,6 @@ class GPAvatarLiteMethod:
         if found != (size, verts) or state.photos.params.shape.shape[-1] != self.head.head.n_shape:
             raise InputError(f"{path}: its sizes are not those of this model; make the avatar again")
         return map_tensors(state, lambda t: t.to(self.device, torch.float32 if t.is_floating_point() else t.dtype))
-
-    @property
-    def sha256(self) -> str:
-        """Of all that the pictures depend on beside the photos: weights, head file and version."""
-        return hashlib.sha256(repr(sorted(self._identity().items())).encode()).hexdigest()
 
     def person(self, state: GPAvatarLiteState) -> Person:
         """The photos as the network takes them; that of the last state is kept."""
@@ -145,19 +128,6 @@ class GPAvatarLiteMethod:
         offsets = self.head.landmark_offsets(self.head.pose(params, camera), landmarks)
         image, alpha = (resized(one.to(self.device), size)[None] for one in (frame.image, frame.alpha))
         return LitePhotos(image, alpha, params, camera, offsets)
-
-    def _identity(self) -> dict[str, str]:
-        head = self.head.head
-        return {
-            "method": self.name,
-            "version": VERSION,
-            "head": head.name,
-            "head_sha256": head.sha256,
-            "weights_sha256": self._sha256,
-        }
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device)
 
 
 def _joined(photos: Sequence[LitePhotos]) -> LitePhotos:

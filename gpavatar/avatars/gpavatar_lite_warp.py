@@ -114,7 +114,7 @@ class LiteHead(nn.Module):
 
     def __init__(self, head: OpenHead):
         super().__init__()
-        self.head, topology = head, head.topology
+        self.head, self.name, self.sha256, topology = head, head.name, head.sha256, head.topology
 
         def keep(name: str, value: Tensor) -> None:
             self.register_buffer(name, value, persistent=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,18 +15,17 @@ from torch import Tensor
 
 from gpavatar.avatars.backdrop import behind_person, laid_over, person_on_black
 from gpavatar.avatars.base import Reference
-from gpavatar.avatars.checkpoint import ANY_HEAD, read_weights
 from gpavatar.avatars.gpavatar import GPAvatar, GPAvatarConfig, HeadSignal, signal_params
 from gpavatar.avatars.heads import Driven, DrivenHead, driven_head
-from gpavatar.avatars.state_file import load_state, save_state
+from gpavatar.avatars.method import LearnedMethod
+from gpavatar.avatars.state_file import load_state
 from gpavatar.camera import Camera
 from gpavatar.field.occupancy import Occupancy, find_occupancy
 from gpavatar.field.twin import Precision, choose_twin, has_bfloat16
 from gpavatar.render.captured import Captured
 from gpavatar.synthesis.upsampler import Upsampler
-from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
+from gpavatar.types import HeadParams, RenderOutput, SourceFrame, map_tensors
 
-VERSION = "2"
 JAW_OPEN = 0.35  # radians
 OCCUPANCY_PIECE = 2**13  # points at once
 
@@ -43,28 +41,23 @@ class GPAvatarState:
     occupied: Bool[Tensor, "side side side"]  # where the person can be, whatever the face does; see `Occupancy`
 
 
-class GPAvatarMethod:
+class GPAvatarMethod(LearnedMethod):
     """The method `gpavatar`; implements `gpavatar.avatars.base.Avatar`."""
 
-    name = "gpavatar"
+    name, version = "gpavatar", "2"
 
     def __init__(self, device: torch.device | str = "cpu", weights: str | Path | None = None):
         """`weights`: a file of `gpavatar.avatars.checkpoint`. InputError without one, or where it does not fit."""
-        if weights is None:
-            raise InputError("gpavatar is a learned method: give its weights as --model FILE.safetensors")
-        self.device = torch.device(device)
+        super().__init__(device)
         self.precision: Precision = "exact"
-        read = read_weights(weights, GPAvatarConfig)
-        self.head: DrivenHead = driven_head(read.info.head, self.device)
-        if read.info.head_sha256 not in (ANY_HEAD, self.head.sha256):
-            raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
+        read = self._read(weights, GPAvatarConfig)
+        self.head: DrivenHead = self._made_for(driven_head(read.info.head, self.device), read)
         self.net = read.fill(lambda: GPAvatar(read.config, self.head.num_verts, self.head.num_params))
         self.net.eval().requires_grad_(False).to(self.device)
         for network in (self.net.encoder, self.net.upsampler):
             network.to(memory_format=torch.channels_last)
         self._narrow: Upsampler | None = None  # the super-resolution in bfloat16, once it is asked for
         self._captured: dict[Precision, Captured] = {}
-        self._weights_sha256 = read.sha256
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarState:
         """Sections 3.1 and 3.3; the first photo is the reference view and gives the background."""
@@ -100,28 +93,10 @@ class GPAvatarMethod:
         behind = state.background if background is None else background.to(self.device)
         return laid_over(drawn[0], opacity[0], behind, size_px)
 
-    def save(self, state: GPAvatarState, path: str | Path) -> None:
-        """Write one safetensors file; InputError where it cannot be written."""
-        save_state(state, path, self._identity())
-
     def load(self, path: str | Path) -> GPAvatarState:
         """Read what `save` wrote; InputError where it was made with other weights or another head."""
         state = map_tensors(load_state(GPAvatarState, path, self._identity()), self._moved)
         return dataclasses.replace(state, planes=_channels_last(state.planes))
-
-    @property
-    def sha256(self) -> str:
-        """Of all that the pictures depend on beside the photos: weights, head file and version."""
-        return hashlib.sha256(repr(sorted(self._identity().items())).encode()).hexdigest()
-
-    def _identity(self) -> dict[str, str]:
-        return {
-            "method": self.name,
-            "version": VERSION,
-            "head": self.head.name,
-            "head_sha256": self.head.sha256,
-            "weights_sha256": self._weights_sha256,
-        }
 
     @property
     def _frame(self) -> Callable[..., tuple[Tensor, ...]]:
@@ -166,9 +141,6 @@ class GPAvatarMethod:
         with torch.no_grad():
             extremes = [partial(density, params) for params in _extremes(reference.params)]
             return find_occupancy(extremes, self.device).filled
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device)
 
     def _planes(self, frame: SourceFrame) -> Float[Tensor, "1 3 channel size size"]:
         """The planes of one photo: the person on black, brought upright."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,13 @@ from torch import Tensor
 from gpavatar.avatars.animatable_prior import Canonical
 from gpavatar.avatars.backdrop import behind_person, laid_over, person_on_black
 from gpavatar.avatars.base import Reference
-from gpavatar.avatars.checkpoint import ANY_HEAD, read_weights
 from gpavatar.avatars.gathering import MEMORIES, MeanMemory, NoMemory, RecurrentMemory, WindowMemory
 from gpavatar.avatars.heads import DrivenHead, driven_head
 from gpavatar.avatars.invertavatar import Evidence, HeadMesh, InvertAvatar, InvertAvatarConfig, PosedFrame
-from gpavatar.avatars.state_file import load_state, save_state
+from gpavatar.avatars.method import LearnedMethod
+from gpavatar.avatars.state_file import load_state
 from gpavatar.camera import Camera
-from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
-
-VERSION = "1"
+from gpavatar.types import HeadParams, RenderOutput, SourceFrame, map_tensors
 
 
 @dataclass(frozen=True)
@@ -67,25 +64,20 @@ class CoarseState(InvertAvatarState):
 STATES = {"none": CoarseState, "recurrent": RecurrentState, "mean": MeanState, "window": WindowState}
 
 
-class InvertAvatarMethod:
+class InvertAvatarMethod(LearnedMethod):
     """The method `invertavatar`; implements `gpavatar.avatars.base.Avatar`."""
 
-    name = "invertavatar"
+    name, version = "invertavatar", "1"
 
     def __init__(self, device: torch.device | str = "cpu", weights: str | Path | None = None):
         """`weights`: a file of `gpavatar.avatars.checkpoint`. InputError without one, or where it does not fit."""
-        if weights is None:
-            raise InputError("invertavatar is a learned method: give its weights as --model FILE.safetensors")
-        self.device = torch.device(device)
-        read = read_weights(weights, InvertAvatarConfig)
-        self.head: DrivenHead = driven_head(read.info.head, self.device)
-        if read.info.head_sha256 not in (ANY_HEAD, self.head.sha256):
-            raise InputError(f"{weights}: was made for another version of the head {read.info.head}; get a newer one")
+        super().__init__(device)
+        read = self._read(weights, InvertAvatarConfig)
+        self.head: DrivenHead = self._made_for(driven_head(read.info.head, self.device), read)
         self.net = read.fill(lambda: InvertAvatar(read.config))
         self.net.eval().requires_grad_(False).to(self.device)
         self.mesh = HeadMesh.of(self.head.topology)
         self.gathering = read.config.inversion.gathering if read.config.inversion.refined else "none"
-        self._weights_sha256 = read.sha256
 
     def encode(self, frames: Sequence[SourceFrame]) -> InvertAvatarState:
         """The first photo gives styles, reference view and background; then all are taken up one by one."""
@@ -123,30 +115,9 @@ class InvertAvatarMethod:
         behind = state.background if background is None else background.to(self.device)
         return laid_over(out.image[0], out.opacity[0], behind, size_px)
 
-    def save(self, state: InvertAvatarState, path: str | Path) -> None:
-        """Write one safetensors file, memory included; InputError where it cannot be written."""
-        save_state(state, path, self._identity())
-
     def load(self, path: str | Path) -> InvertAvatarState:
         """Read what `save` wrote; InputError where it was made with other weights or another head."""
         return map_tensors(load_state(STATES[self.gathering], path, self._identity()), self._moved)
-
-    @property
-    def sha256(self) -> str:
-        """Of all that the pictures depend on beside the photos: weights, head file and version."""
-        return hashlib.sha256(repr(sorted(self._identity().items())).encode()).hexdigest()
-
-    def _identity(self) -> dict[str, str]:
-        return {
-            "method": self.name,
-            "version": VERSION,
-            "head": self.head.name,
-            "head_sha256": self.head.sha256,
-            "weights_sha256": self._weights_sha256,
-        }
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device)
 
     def _posed(self, frame: SourceFrame) -> PosedFrame:
         """The person on black, with the mesh of this very photo's fit."""
