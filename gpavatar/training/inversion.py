@@ -24,6 +24,7 @@ from gpavatar.data.shard_index import HeadInfo
 from gpavatar.face.open_head import OpenHead
 from gpavatar.pretrained.identity_loss import IdentityDistance
 from gpavatar.pretrained.perceptual import Perceptual
+from gpavatar.training.adversarial import AdversarialTraining
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.gpavatar import training_head
 from gpavatar.training.inversion_losses import (
@@ -36,7 +37,7 @@ from gpavatar.training.inversion_losses import (
 )
 from gpavatar.training.inversion_start import begin_with
 from gpavatar.training.losses import on_black
-from gpavatar.training.module import AvatarTraining, Exported, rate_factor, seed_step
+from gpavatar.training.module import Exported, rate_factor, seed_step
 from gpavatar.training.precision import in_bf16, run_compiled, run_in_bf16, use_channels_last
 from gpavatar.training.prior_judge import Verdict
 from gpavatar.training.sheet import Sheet, as_grey, enlarged
@@ -75,7 +76,7 @@ class Judge(Protocol):
         """The encoders' side."""
 
 
-class InversionTraining(AvatarTraining):
+class InversionTraining(AdversarialTraining):
     """See the head of this file."""
 
     def __init__(self, config: TrainConfig, info: HeadInfo, folder: Path):
@@ -93,7 +94,6 @@ class InversionTraining(AvatarTraining):
         self.net.requires_grad_(False)
         for part in self.trained:
             part.requires_grad_(True)
-        self.automatic_optimization = False
         self.settings = settings
         self.judge = self.make_judge() if settings.adversarial_from >= 0 else None
         perceptual = Perceptual("alex") if settings.perceptual else None
@@ -172,11 +172,13 @@ class InversionTraining(AvatarTraining):
         loss, logs = terms.total(settings), terms.named()
         rivals = self.rivals(lesson, found, outs) if 0 <= settings.adversarial_from <= step else None
         if rivals is not None:
-            logs |= self._step_judge(*rivals)
+            penalised = step % settings.judge.r1_every == 0
+            logs |= self.step_judge(lambda: self.judge.compare(*rivals, penalised=penalised))
             logs["fooling"] = self.judge.fooling(rivals[1])
             loss = loss + settings.adversarial * logs["fooling"]
         self.guard.watch(loss, batch, step)
-        self._step_encoders(loss)
+        self.step_networks(loss)
+        self.lr_schedulers().step()
         if self.global_step % self.config.trainer.log_every == 0:
             values = {f"train/{name}": value.detach() for name, value in (logs | {"loss": loss}).items()}
             self.log_dict(values, sync_dist=True, batch_size=len(batch.target.image))
@@ -296,28 +298,6 @@ class InversionTraining(AvatarTraining):
             optimizers[0], lambda step: rate_factor(step, config, self.config.trainer.max_steps)
         )
         return optimizers, [schedule]
-
-    def _step_judge(self, real: Any, fake: Any) -> dict[str, Float[Tensor, ""]]:
-        optimizer = self.optimizers()[1].optimizer  # not its wrapper: the trainer counts the encoders' steps alone
-        self.judge.requires_grad_(True)
-        verdict = self.judge.compare(real, fake, penalised=self.global_step % self.settings.judge.r1_every == 0)
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(verdict.loss)
-        optimizer.step()
-        self.judge.requires_grad_(False)
-        found = {"judge": verdict.loss, "real": verdict.real, "fake": verdict.fake}
-        return found | ({"r1": verdict.r1} if verdict.r1 is not None else {})
-
-    def _step_encoders(self, loss: Float[Tensor, ""]) -> None:
-        optimizer = self.optimizers() if self.judge is None else self.optimizers()[0]
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
-        if self.config.trainer.clip_norm:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.trainer.clip_norm)
-        optimizer.step()
-        if self.ema:
-            self.ema.update()
-        self.lr_schedulers().step()
 
     def _true_to_size(self, target: Views, image: Float[Tensor, "batch 3 size size"]) -> Views:
         size = image.shape[-1]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as functional
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpavatar.avatars.animatable_prior import AnimatablePrior, PlaneField, PriorOutput
 from gpavatar.camera import Camera
@@ -27,11 +27,12 @@ from gpavatar.face.open_head import OpenHead
 from gpavatar.face.plane_views import FaceSurface
 from gpavatar.pretrained.perceptual import Perceptual
 from gpavatar.synthesis.equalised import equalised_groups
+from gpavatar.training.adversarial import AdversarialTraining
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.gan_losses import density_roughness
 from gpavatar.training.gpavatar import training_head
 from gpavatar.training.losses import on_black
-from gpavatar.training.module import AvatarTraining, Exported, rate_factor, seed_step
+from gpavatar.training.module import Exported, rate_factor, seed_step
 from gpavatar.training.precision import in_bf16, run_compiled, run_in_bf16, use_channels_last
 from gpavatar.training.prior_judge import Pictures, PriorJudge
 from gpavatar.training.prior_losses import PriorTerms, reconstruction_terms
@@ -55,7 +56,7 @@ class Drawn:
     verts: Float[Tensor, "batch vert 3"]  # of these
 
 
-class PriorTraining(AvatarTraining):
+class PriorTraining(AdversarialTraining):
     """See the head of this file."""
 
     def __init__(self, config: TrainConfig, info: HeadInfo, folder: Path):
@@ -63,7 +64,6 @@ class PriorTraining(AvatarTraining):
         _check(config)
         head = training_head(config.invertavatar.prior.head, info)
         super().__init__(config, PriorNetworks(config.invertavatar, config.prior == "reconstruction"), folder)
-        self.automatic_optimization = False
         self.settings, self.schedule = config.prior_training, PriorSchedule(config)
         self.judge = PriorJudge(self.settings) if self.schedule.adversarial_ever else None
         perceptual = Perceptual("alex") if self.net.latent and self.settings.perceptual else None
@@ -122,14 +122,16 @@ class PriorTraining(AvatarTraining):
         loss, found = terms.total(settings), terms.named()
         if self.schedule.adversarial_at(step):
             fake = self.fake(drawn)
-            found |= self._step_judge(batch, fake)
-            found["fooling"] = self.judge.fooling(fake, self.schedule.blur_px(self._images(batch)))
+            blur_px, penalised = self.schedule.blur_px(self._images(batch)), step % settings.r1_every == 0
+            pictures = self.real(batch, fake), map_tensors(fake, Tensor.detach)
+            found |= self.step_judge(lambda: self.judge.compare(*pictures, blur_px, penalised=penalised))
+            found["fooling"] = self.judge.fooling(fake, blur_px)
             loss = loss + settings.adversarial * found["fooling"]
         if step % settings.density_every == 0:
             found["roughness"] = density_roughness(drawn.field, len(drawn.out.image), device=self.device)
             loss = loss + settings.density * settings.density_every * found["roughness"]
         self.guard.watch(loss, batch, step)
-        self._step_generators(loss)
+        self.step_networks(loss)
         said = found | {"loss": loss}
         if self.global_step % self.config.trainer.log_every:
             said = {name: said[name] for name in LAZY if name in said}  # the last one is what a log shows
@@ -186,30 +188,6 @@ class PriorTraining(AvatarTraining):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["initial_lr"] = group["lr"]
         return optimizers
-
-    def _step_judge(self, batch: Batch, fake: Pictures) -> dict[str, Tensor]:
-        blur_px, penalised = self.schedule.blur_px(self._images(batch)), self.global_step % self.settings.r1_every == 0
-        optimizer = self.optimizers()[1].optimizer  # not its wrapper: the trainer counts the generators' steps alone
-        self.judge.requires_grad_(True)
-        verdict = self.judge.compare(
-            self.real(batch, fake), map_tensors(fake, Tensor.detach), blur_px, penalised=penalised
-        )
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(verdict.loss)
-        optimizer.step()
-        self.judge.requires_grad_(False)
-        found = {"discriminator": verdict.loss, "real": verdict.real, "fake": verdict.fake}
-        return found | ({"r1": verdict.r1} if verdict.r1 is not None else {})
-
-    def _step_generators(self, loss: Float[Tensor, ""]) -> None:
-        optimizer = self.optimizers() if self.judge is None else self.optimizers()[0]
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
-        if self.config.trainer.clip_norm:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.trainer.clip_norm)
-        optimizer.step()
-        if self.ema:
-            self.ema.update()
 
     def _set_rates(self) -> None:
         """Of this step; Lightning's schedulers would ask for a step of the judge in each."""
