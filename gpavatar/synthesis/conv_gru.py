@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Gate = Literal["keeps", "replaces"]
+FIRST_SCALE = 0.1  # of usual weights
+FIRST_KEPT = 0.5  # σ(−½) = 0.38 of the state is kept at first
 
 
 class ConvGRU(nn.Module):
@@ -28,6 +30,17 @@ class ConvGRU(nn.Module):
         self.gates = nn.Conv2d(2 * dim, 2 * dim, 3, padding=1)  # first r, then z
         self.candidate = nn.Conv2d(2 * dim, dim, 3, padding=1)
         self.gate = gate
+        self._begin(dim)
+
+    def _begin(self, dim: int) -> None:
+        """o ≈ tanh(f), and z about the same everywhere: h_1 is near what tanh(f) alone would be, and a long sequence
+        is a sliding mean. What is better to keep is left to learn."""
+        with torch.no_grad():
+            for conv in (self.gates, self.candidate):
+                conv.weight.mul_(FIRST_SCALE)
+                conv.bias.zero_()
+            self.candidate.weight[range(dim), range(dim), 1, 1] += 1.0
+            self.gates.bias[dim:] = -FIRST_KEPT if self.gate == "keeps" else FIRST_KEPT
 
     def forward(
         self,

@@ -4,10 +4,12 @@
 
 with fuse_l one of
 
-    none       h_l = x_l: one picture, one answer
+    none       h_l = tanh(x_l): one picture, one answer
     recurrent  h_l = ConvGRU(x_l, h_l of the frame before); the maps that come out are all that is kept
-    window     h_l = conv(x_l of the last `WINDOW` frames), the baseline "ConvFusion"
+    window     h_l = tanh(conv(x_l of the last `WINDOW` frames)), the baseline "ConvFusion"
 
+The two that remember begin close to what they are made from, a U-Net that has learned to answer to one picture: the
+memory takes a good half of every frame, and the window the mean of its frames.
 A level hears of the coarser level as it is after this very frame, so frames one by one and frames at once are the same.
 """
 
@@ -61,7 +63,7 @@ class FusionUNet(nn.Module):
 
     def single(self, taps: Pyramid) -> Pyramid:
         """The answer to one frame by itself (fusion "none")."""
-        return self._up(taps, lambda level, x: x)
+        return self._up(taps, lambda level, x: x.tanh())
 
     def step(self, taps: Pyramid, state: Pyramid, present: Bool[Tensor, " batch"] | None = None) -> Pyramid:
         """The state after one more frame (fusion "recurrent"); as it was where the frame is not `present`."""
@@ -80,7 +82,7 @@ class FusionUNet(nn.Module):
         stacked = Pyramid(*(torch.stack(maps, 1).flatten(0, 1) for maps in zip(*(t.maps for t in taps), strict=True)))
 
         def compress(level: int, x: Tensor) -> Tensor:
-            fused = self.fusions[level](x.unflatten(0, (-1, WINDOW)).flatten(1, 2))
+            fused = self.fusions[level](x.unflatten(0, (-1, WINDOW)).flatten(1, 2)).tanh()
             return fused.repeat_interleave(WINDOW, 0)  # every frame's next level goes on from it
 
         fused = self._up(stacked, compress)
@@ -109,5 +111,15 @@ def _fusion(config: FusionUNetConfig, dim: int) -> nn.Module:
     if config.fusion == "recurrent":
         return ConvGRU(dim, config.gate)
     if config.fusion == "window":
-        return nn.Sequential(nn.Conv2d(WINDOW * dim, dim, 3, padding=1), nn.PReLU(dim))
+        return _mean_at_first(nn.Conv2d(WINDOW * dim, dim, 3, padding=1), dim)
     return nn.Identity()
+
+
+def _mean_at_first(conv: nn.Conv2d, dim: int) -> nn.Conv2d:
+    """The mean of the window's frames, until something better is learned."""
+    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.weight)
+    with torch.no_grad():
+        for frame in range(WINDOW):
+            conv.weight[range(dim), range(frame * dim, (frame + 1) * dim), 1, 1] = 1 / WINDOW
+    return conv

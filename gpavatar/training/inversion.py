@@ -1,8 +1,8 @@
 """What the three stages of InvertAvatar's encoders have in common (supplementary 6.2).
 
 A step takes a lesson: frames of somebody, of whom a set has pictures or the prior knows everything, and frames to draw.
-A stage says what it understands of the lesson (`understood`) and what a judge is to tell apart (`rivals`). The prior,
-and what other stages have learned, stands still.
+A stage says what it understands of the lesson (`understood`) and what a judge is to tell apart (`rivals`). What other
+stages have learned stands still, and so does the prior, unless `prior_learns`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Lesson:
     sources: tuple[PosedFrame, ...]
     drawn: tuple[PosedFrame, ...]
     landmarks_px: tuple[Float[Tensor, "batch 478 2"], ...]  # of the drawn; pixels of their pictures
+    mattes: tuple[Float[Tensor, "batch 1 size size"], ...]  # of the drawn
     truth: Canonical | None = None  # of a synthetic person ...
     truth_drawn: tuple[PriorOutput, ...] = ()  # ... and all that is known of the drawn frames
 
@@ -90,11 +91,11 @@ class InversionTraining(AdversarialTraining):
             raise InputError("trainer.accumulate: the encoders' steps cannot be gathered; set it to 1")
         head = training_head(model.head, info)
         super().__init__(config, InvertAvatar(model), folder)
+        self.settings = settings
         begin_with(self.net, settings.start)
         self.net.requires_grad_(False)
         for part in self.trained:
             part.requires_grad_(True)
-        self.settings = settings
         self.judge = self.make_judge() if settings.adversarial_from >= 0 else None
         perceptual = Perceptual("alex") if settings.perceptual else None
         identity = IdentityDistance() if settings.identity else None
@@ -194,7 +195,8 @@ class InversionTraining(AdversarialTraining):
     def terms(self, batch: Batch, *, jitter: bool) -> tuple[Float[Tensor, "batch 3 size size"], InversionTerms]:
         """See `AvatarTraining`: the target alone."""
         lesson = self.lesson(batch)
-        lesson = replace(lesson, drawn=lesson.drawn[:1], landmarks_px=lesson.landmarks_px[:1])
+        one = {name: getattr(lesson, name)[:1] for name in ("drawn", "landmarks_px", "mattes")}
+        lesson = replace(lesson, **one)
         found = self.understood(lesson, cycled=False)
         out = self.drawing(found.person, lesson.drawn[0], jitter=jitter)
         return out.image, self.compared(lesson, found, [out])
@@ -206,7 +208,8 @@ class InversionTraining(AdversarialTraining):
         chosen = torch.randperm(len(sources))[: self.settings.drawn - 1].tolist()
         drawn = (self.posed(batch.target), *(sources[at] for at in chosen))
         landmarks = (batch.target.landmarks_px, *(batch.source.landmarks_px[:, at] for at in chosen))
-        return Lesson(sources, drawn, landmarks)
+        mattes = (batch.target.alpha, *(batch.source.alpha[:, at] for at in chosen))
+        return Lesson(sources, drawn, landmarks, mattes)
 
     def posed(self, views: Views) -> PosedFrame:
         """Pictures with their meshes."""
@@ -234,7 +237,8 @@ class InversionTraining(AdversarialTraining):
         points = tuple(
             p * (size / one.picture.shape[-1]) for p, one in zip(lesson.landmarks_px, lesson.drawn, strict=True)
         )
-        return Lesson(tuple(frames[:count]), tuple(frames[count:]), points, truth, tuple(shown[count:]))
+        mattes = tuple(out.opacity for out in shown[count:])
+        return Lesson(tuple(frames[:count]), tuple(frames[count:]), points, mattes, truth, tuple(shown[count:]))
 
     def drawing(self, person: Canonical, frame: PosedFrame, *, jitter: bool) -> PriorOutput:
         """The person with the frame's face, from its camera."""
@@ -250,8 +254,10 @@ class InversionTraining(AdversarialTraining):
             true, known = resized(frame.picture, size), lesson.truth_drawn[number] if lesson.truth is not None else None
             points = lesson.landmarks_px[number] * (size / frame.picture.shape[-1])
             _, _, perceptual, identity = self._constants
+            matte = resized(lesson.mattes[number], out.opacity.shape[-1])
             one = replace(
                 none,
+                opacity=(out.opacity - matte).square().mean() if settings.opacity else none.opacity,
                 l1=(out.image - true).abs().mean(),
                 perceptual=perceptual(out.image, true).mean() if perceptual else none.perceptual,
                 identity=identity(out.image, true, points).mean() if identity else none.identity,
@@ -290,7 +296,7 @@ class InversionTraining(AdversarialTraining):
         """Adam for the encoders and for the judge; the encoders' rate follows `rate_factor`."""
         config, settings = self.config.optim, self.settings
         options = {"betas": tuple(config.betas), "fused": self.device.type == "cuda"}
-        optimizers = [torch.optim.Adam([p for p in self.net.parameters() if p.requires_grad], config.lr, **options)]
+        optimizers = [torch.optim.Adam(self.groups(), config.lr, **options)]
         if self.judge is not None:
             rate = settings.judge.discriminator_lr
             optimizers.append(torch.optim.Adam(self.judge.parameters(), rate, **options))
@@ -298,6 +304,10 @@ class InversionTraining(AdversarialTraining):
             optimizers[0], lambda step: rate_factor(step, config, self.config.trainer.max_steps)
         )
         return optimizers, [schedule]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Adam's parameter groups: all that learns at one rate."""
+        return [{"params": [p for p in self.net.parameters() if p.requires_grad]}]
 
     def _true_to_size(self, target: Views, image: Float[Tensor, "batch 3 size size"]) -> Views:
         size = image.shape[-1]

@@ -32,6 +32,7 @@ class InversionTrainingConfig:
     raw: float = 1.0  # λ_raw: of rendered features (synthetic people) or the rendered picture (real ones)
     texture: float = 0.001  # λ_tex; synthetic people
     planes: float = 0.001  # λ_tri; synthetic people
+    opacity: float = 0.0  # squared difference of opacity and matte; of use where the prior learns
     adversarial: float = 0.1  # λ_adv; E_latent: 1
     adversarial_from: int = -1  # step; -1: never
     judge: PriorTrainingConfig = field(default_factory=lambda: PriorTrainingConfig(ENCODERS_JUDGE, 1e-3, r1_gamma=1.0))
@@ -42,6 +43,10 @@ class InversionTrainingConfig:
     those that E_latent finds in the batch."""
     synthetic_share: float = 0.5  # of the steps
     truncation: float = 0.7  # of sampled people
+    prior_learns: bool = False
+    """The one-shot stage goes on with generators and E_latent at the rates of `prior_training`, for a prior that was
+    learned as an auto-encoder: it has never seen what the encoders can tell it."""
+    coarse_share: float = 0.2  # of the steps in which the prior learns: the coarse avatar alone, so that it stays one
     drawn: int = 2  # frames that are drawn and compared: the target, and sources by chance
     frames: int = 32  # longest sequence of the recurrent stage: the sources over and over
     in_graph: int = 4  # its last frames, through which gradients flow

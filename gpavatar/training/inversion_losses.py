@@ -4,7 +4,8 @@
     E_tex, E_tri  L1 + λ_lpips L_lpips + λ_tri L_tri + λ_tex L_tex + λ_raw L_raw + λ_adv L_adv              (Eq. 3)
 
 L_tri, L_tex and L_raw compare planes, textures and rendered features with those of a synthetic person; of a real
-one only the rendered picture is known. All terms are means over the batch.
+one only the rendered picture is known. Where the prior learns too, its opacity is held to the matte. All terms are
+means over the batch.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class InversionTerms:
     raw: Float[Tensor, ""]
     texture: Float[Tensor, ""]
     planes: Float[Tensor, ""]
+    opacity: Float[Tensor, ""]
 
     @staticmethod
     def none(like: Tensor) -> InversionTerms:

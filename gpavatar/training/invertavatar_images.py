@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from gpavatar.avatars.animatable_prior import Canonical, PriorOutput
 from gpavatar.avatars.inversion_encoders import FoundMaps
 from gpavatar.avatars.invertavatar import Evidence
 from gpavatar.data.shard_index import HeadInfo
+from gpavatar.synthesis.equalised import equalised_groups
 from gpavatar.synthesis.fusion_unet import WINDOW
 from gpavatar.training.config import TrainConfig
 from gpavatar.training.inversion import InversionTraining, Lesson, Understood
@@ -37,7 +39,7 @@ class PictureJudge(nn.Module):
 
 
 class OneShotTraining(InversionTraining):
-    """E_tex and E_tri, of the first source alone; E_latent stands still."""
+    """E_tex and E_tri, of the first source alone; prior and E_latent stand still, or learn along."""
 
     gatherings: tuple[str, ...] = ("mean",)
 
@@ -54,17 +56,33 @@ class OneShotTraining(InversionTraining):
     @property
     def trained(self) -> list[nn.Module]:
         """Both encoders, trunks and all."""
-        return [self.net.texture, self.net.plane]
+        encoders = [self.net.texture, self.net.plane]
+        if not self.settings.prior_learns:
+            return encoders
+        prior = self.net.prior
+        generators = [prior.texture_generator, prior.static_generator, prior.face_generator]
+        return [*encoders, self.net.latent, *generators, prior.decoder, prior.super_resolution]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Where the prior learns, it goes on at its own rates."""
+        if not self.settings.prior_learns:
+            return super().groups()
+        net, rates = self.net, self.config.prior_training
+        encoders = [*net.texture.parameters(), *net.plane.parameters()]
+        latent = {"params": list(net.latent.parameters()), "lr": rates.latent_lr}
+        return [{"params": encoders}, latent, *equalised_groups(net.prior, rates.generator_lr)]
 
     def understood(self, lesson: Lesson, *, cycled: bool) -> Understood:
         """The first source's avatar."""
-        coarse = self.coarse(lesson)
+        coarse, settings = self.coarse(lesson), self.settings
+        if cycled and settings.prior_learns and bool(torch.rand(()) < settings.coarse_share):
+            return Understood(coarse, coarse.styles)
         evidence = self.net.evidence(coarse, lesson.sources[0], self.mesh)
         return Understood(self.net.person(coarse, self.net.single(evidence)), coarse.styles)
 
     def coarse(self, lesson: Lesson) -> Canonical:
-        """A constant here."""
-        with torch.no_grad():
+        """A constant, unless the prior learns."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.prior_learns):
             return self.net.coarse(lesson.sources[0])
 
     def make_judge(self) -> nn.Module:

@@ -15,9 +15,14 @@ from gpavatar.types import map_tensors
 TRUNK = TrunkConfig([1, 2, 1, 1], 8)
 
 
-def unet(fusion: str) -> FusionUNet:
+def unet(fusion: str, learned: float = 0.1) -> FusionUNet:
+    """`learned`: how far its memories are from what they begin as."""
     torch.manual_seed(0)
-    return FusionUNet(4, FusionUNetConfig(TRUNK, fusion)).double()
+    net = FusionUNet(4, FusionUNetConfig(TRUNK, fusion)).double()
+    torch.manual_seed(1)
+    for parameter in net.fusions.parameters():
+        parameter.data += learned * torch.randn_like(parameter)
+    return net
 
 
 def pictures(number: int, generator: torch.Generator) -> torch.Tensor:
@@ -90,6 +95,21 @@ def test_absent_frames_of_a_batch_change_nothing(generator):
     alone = net.step(net.trunk(second[:1]), map_tensors(state, lambda m: m[:1]))
     same(map_tensors(padded, lambda m: m[:1]), alone)
     assert differ(padded, net.step(net.trunk(permuted), state))
+
+
+def test_memories_begin_as_the_answer_to_one_picture(generator):
+    """A window of one picture is that picture's answer; a recurrent memory holds 1 − σ(−½) of it at its coarsest, and
+    of the same picture over and over all."""
+    alone, window, recurrent = (unet(fusion, learned=0.0) for fusion in ("none", "window", "recurrent"))
+    taps = alone.trunk(pictures(1, generator))
+    same(window.window([taps]), single := alone.single(taps))
+    coarsest = [recurrent.begin(taps)]
+    for _ in range(20):
+        coarsest.append(recurrent.step(taps, coarsest[-1]))
+    size = single.sixteenth.square().sum()
+    share = [float((state.sixteenth * single.sixteenth).sum() / size) for state in coarsest]
+    assert share[1] == pytest.approx(0.62, abs=0.1)
+    assert share[-1] == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_window_is_filled_with_its_last_frame(generator):

@@ -100,6 +100,27 @@ def test_gradients_reach_what_is_trained_and_nothing_else(lessons, stage, synthe
     assert untouched == {name for name, _ in module.net.named_parameters()} - meant
 
 
+def test_an_auto_encoded_prior_learns_along(lessons):
+    """With the encoders: generators, decoder, super-resolution and E_latent, the opacity held to the matte; by
+    themselves, with the coarse avatar. What nobody asks, the mapping and the SR's noise, stands still."""
+    for share, encoders in ((0, True), (1, False)):
+        changes = f"inversion_training.coarse_share={share}", "inversion_training.opacity=1"
+        module, lesson = lessons("oneshot", "inversion_training.prior_learns=true", *changes)
+        terms, found = loss_of(module, lesson)
+        assert float(terms.opacity.detach()) > 0
+        terms.total(module.settings).backward()
+        reached = {name for name, p in module.net.named_parameters() if p.grad is not None and p.grad.any()}
+        silent = ("prior.mapping.", *(f"latent.heads.{n}.down." for n in (0, 1)))
+        meant = {name for name, _ in module.net.named_parameters() if not name.startswith(silent)}
+        noise = {name for name in meant if "super_resolution" in name and "noise_strength" in name}
+        meant = {name for name in meant - noise if encoders or not name.startswith(("texture.", "plane."))}
+        assert reached == meant
+        assert found.styles.grad_fn is not None
+        rates = {id(p): group.get("lr") for group in module.groups() for p in group["params"]}
+        assert rates[id(module.net.latent.trunk.stem[0].weight)] == module.config.prior_training.latent_lr
+        assert all(id(p) in rates for p in module.net.parameters() if p.requires_grad)
+
+
 def test_the_fixed_window_learns_in_the_same_stage(lessons):
     """ConvFusion: its convolutions over four frames are reached too."""
     module, lesson = lessons("recurrent", "invertavatar.inversion.gathering=window")
