@@ -22,7 +22,7 @@ from gpavatar.types import InputError
 
 SELF, CROSS, NOVEL_VIEW = "self", "cross", "novel_view"
 TASKS = (SELF, CROSS, NOVEL_VIEW)
-FRONT = 0  # the view that sources are taken from where an instant has several
+FRONT = 0  # the view that targets, and as a rule sources, are taken from where an instant has several
 OUTER_CORNERS = (33, 263)  # of the eyes among MediaPipe's 478 points
 
 
@@ -39,6 +39,7 @@ class ProtocolConfig:
     tasks: list[str] = field(default_factory=lambda: [SELF, CROSS])
     sources: dict[int, list[float]] = field(default_factory=dict)  # N -> where its N sources stand, the first first
     along: Literal["time", "frames"] = "time"  # what places are shares of: time, or the frames that the set has
+    source_views: Literal["front", "all"] = "front"  # whether the other cameras' pictures of an instant are places too
     measured: list[int] = field(default_factory=list)  # those of the N that are measured; none: all
     videos: list[str] = field(default_factory=list)  # of each the first clip that is called so and _; none: all clips
     clips: int = 0  # the first so many of them; 0: all
@@ -158,7 +159,8 @@ def _choose(shards: ShardSet, clip: int, config: ProtocolConfig) -> _Clip:
     rows = torch.where(table.clip == clip)[0]
     rows = rows[table.frame_index[rows].argsort()]
     front = evenly(rows[table.view[rows] <= FRONT].tolist(), config.frames)
-    before = front[: config.sources_within or None]
+    seen = front if config.source_views == "front" else rows.tolist()
+    before = seen[: config.sources_within or None]
     placed = {n: _placed(shards, before, places, info.clip, config.along) for n, places in config.sources.items()}
     used = set().union(*placed.values())
     sources = tuple(placed[n] for n in config.numbers)

@@ -82,6 +82,24 @@ def test_places_are_shares_of_time_or_of_the_frames_that_there_are(vfhq_style, t
         assert frames(shards, plan_clips(shards, config)[0].sources[1]) == [0, second]
 
 
+def test_other_cameras_pictures_may_be_sources_but_are_no_targets(tmp_path):
+    """The growth protocol on twelve instants by five cameras: side views of those instants alone that are sources."""
+    samples = [make_sample("a", "p", at % 50, frame_index=at, instant=at // 5, view=at % 5) for at in range(60)]
+    with ShardWriter(tmp_path / "set", HEAD, SIZE) as writer:
+        writer.add(ClipInfo("a", "p", "val", "synthetic", "open", "CC0-1.0"), samples)
+    shards = ShardSet.open(tmp_path / "set")
+    plan = plan_clips(shards, protocol("eval_growth_synthetic.yaml"))[0]
+    views, instants = ([getattr(shards.table, name)[list(rows)].tolist() for rows in plan.sources] for name in
+                       ("view", "instant"))  # fmt: skip
+    assert [len(set(rows)) for rows in plan.sources] == [1, 2, 4, 8, 16]
+    assert all(set(fewer) < set(more) for fewer, more in zip(plan.sources, plan.sources[1:], strict=False))
+    assert [sum(view > 0 for view in each) for each in views] == [0, 0, 0, 4, 12]
+    assert set(instants[-1]) == {0, 4, 7, 11}
+    targets = list(take(plan, SELF).rows)
+    assert len(targets) == 4 and not shards.table.view[targets].any()
+    assert not set(shards.table.instant[targets].tolist()) & set(instants[-1])
+
+
 def test_frames_of_a_long_clip_are_evenly_spaced(vfhq_style):
     plan = plan_clips(vfhq_style, protocol(VFHQ, "frames=11"))[0]
     assert frames(vfhq_style, plan.sources[1]) == [0, 30]
