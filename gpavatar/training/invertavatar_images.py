@@ -54,10 +54,15 @@ class OneShotTraining(InversionTraining):
         super().__init__(config, info, folder)
 
     @property
+    def prior_learns(self) -> bool:
+        """Whether prior and E_latent do."""
+        return self.settings.prior_learns
+
+    @property
     def trained(self) -> list[nn.Module]:
-        """Both encoders, trunks and all."""
+        """Both encoders, trunks and all; the prior where it learns along."""
         encoders = [self.net.texture, self.net.plane]
-        if not self.settings.prior_learns:
+        if not self.prior_learns:
             return encoders
         prior = self.net.prior
         generators = [prior.texture_generator, prior.static_generator, prior.face_generator]
@@ -65,7 +70,7 @@ class OneShotTraining(InversionTraining):
 
     def groups(self) -> list[dict[str, Any]]:
         """Where the prior learns, it goes on at its own rates."""
-        if not self.settings.prior_learns:
+        if not self.prior_learns:
             return super().groups()
         net, rates = self.net, self.config.prior_training
         encoders = [*net.texture.parameters(), *net.plane.parameters()]
@@ -74,15 +79,15 @@ class OneShotTraining(InversionTraining):
 
     def understood(self, lesson: Lesson, *, cycled: bool) -> Understood:
         """The first source's avatar."""
-        coarse, settings = self.coarse(lesson), self.settings
-        if cycled and settings.prior_learns and bool(torch.rand(()) < settings.coarse_share):
+        coarse = self.coarse(lesson)
+        if cycled and self.prior_learns and bool(torch.rand(()) < self.settings.coarse_share):
             return Understood(coarse, coarse.styles)
         evidence = self.net.evidence(coarse, lesson.sources[0], self.mesh)
         return Understood(self.net.person(coarse, self.net.single(evidence)), coarse.styles)
 
     def coarse(self, lesson: Lesson) -> Canonical:
         """A constant, unless the prior learns."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.prior_learns):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.prior_learns):
             return self.net.coarse(lesson.sources[0])
 
     def make_judge(self) -> nn.Module:
@@ -110,6 +115,7 @@ class RecurrentTraining(OneShotTraining):
     """
 
     gatherings = ("recurrent", "window")
+    prior_learns = False
 
     @property
     def trained(self) -> list[nn.Module]:
