@@ -1,9 +1,10 @@
 """The candidate lists of `knn_voxel.py` on the CPU, compiled by numba. Imported by `knn.py` only, when asked for.
 
-The lists are the same but for two things. The K points that are nearest to the voxel's centre stand first, so that a
-query soon knows how near a point must be to matter; and a list is made when a query first needs it, in a cube of three
-units, since what the shoulders' rays meet lies outside that of the head. Clouds and queries are float32. Bands of
-voxels and queries run on plain threads (`gpavatar.bands`); nothing depends on their number. Kernels are marked
+The lists are the same, but a list is made when a query first needs it, in a cube of three units, since what the
+shoulders' rays meet lies outside that of the head; and with the numbers of its points it has their places, so that a
+search reads one after the other. Queries are sorted by voxel, and those of a voxel searched together, each in one lane
+of a vector (`knn_lanes_numba.py`); centres of voxels likewise, when lists are made. Clouds and queries are float32.
+Bands of voxels and queries run on plain threads (`gpavatar.bands`); nothing depends on their number. Kernels are marked
 `no_type_check`: numba must see the bare function.
 """
 
@@ -20,11 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpavatar.bands import in_bands
+from gpavatar.field.knn_lanes_numba import LANES, kept_places, search_lanes
 from gpavatar.field.knn_voxel import SLACK
 
 EXTENT = 1.5  # half a side of the cube that is cut into voxels
-LEVELS = (6, 12, 24, 48)  # voxels per side, coarse to fine; as large as those of `knn_voxel`
-RANKED = 24  # so many candidates are sorted by counting smaller ones, which has no branches; more by insertion
+LEVELS = (6, 12, 24)  # voxels per side, coarse to fine; finer lists cost more than they save
+ROUND = {"contract", "nnan", "nsz"}  # where `SLACK` has room for how it rounds
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class VoxelLists:
     side: int
     start: np.ndarray  # per voxel
     count: np.ndarray  # -1: not made yet
-    numbers: np.ndarray  # int32
+    numbers: np.ndarray  # int32, ascending in each list
+    x: np.ndarray  # where they are
+    y: np.ndarray
+    z: np.ndarray
 
 
 class NumbaIndex:
@@ -58,15 +63,15 @@ class CloudIndex:
     """One cloud."""
 
     def __init__(self, cloud: np.ndarray, k: int, levels: tuple[int, ...] = LEVELS):
-        self.cloud, self.k = cloud, k
-        every = VoxelLists(
-            1, np.zeros(1, np.int64), np.full(1, len(cloud), np.int64), np.arange(len(cloud), dtype=np.int32)
-        )
-        self._levels = [every]
+        self.cloud, self.k, self._places = cloud, k, kept_places(k)
+        every, (x, y, z) = np.arange(len(cloud), dtype=np.int32), np.ascontiguousarray(cloud.T)
+        self._every = VoxelLists(1, np.zeros(1, np.int64), np.full(1, len(cloud)), every, x, y, z)
+        self._levels = [self._every]
         for side in levels:
             assert side % self._levels[-1].side == 0, "a voxel must lie in one coarser voxel"
+            none, nowhere = np.empty(0, np.int32), np.empty(0, np.float32)
             self._levels.append(
-                VoxelLists(side, np.zeros(side**3, np.int64), np.full(side**3, -1), np.empty(0, np.int32))
+                VoxelLists(side, np.zeros(side**3, np.int64), np.full(side**3, -1), none, *3 * [nowhere])
             )
         self._lock = threading.Lock()
 
@@ -90,9 +95,13 @@ class CloudIndex:
         self._make(marked.reshape(-1))
 
     def query(self, points: np.ndarray, found: np.ndarray) -> None:
-        """Write the numbers of the nearest points, (sample k) int32, into `found`; slow where no list stands."""
-        lists = self.lists
-        _query(self.cloud, lists.side, lists.start, lists.count, lists.numbers, points, found)
+        """Write the numbers of the nearest points, (sample k) int32, into `found`; slow where no list stands. The
+        more points are asked for at once, the more of them share a voxel."""
+        lists, every = self.lists, self._every
+        _query(
+            lists.side, lists.start, lists.count, lists.numbers, lists.x, lists.y, lists.z,
+            every.numbers, every.x, every.y, every.z, self._places, points, found,
+        )  # fmt: skip
 
     def _make(self, marked: np.ndarray) -> None:
         """The lists of the marked voxels and those of the coarser ones around them, coarse to fine."""
@@ -109,23 +118,28 @@ class CloudIndex:
 
     def _refined(self, coarse: VoxelLists, fine: VoxelLists, marked: np.ndarray) -> VoxelLists:
         voxels = np.flatnonzero(marked & (fine.count < 0))
+        around = _around(voxels, fine.side, coarse.side)
+        order = np.argsort(around, kind="stable")
+        voxels, around = voxels[order], around[order]
         start, count = fine.start.copy(), fine.count.copy()
-        made: dict[int, np.ndarray] = {}
+        made: dict[int, tuple[np.ndarray, ...]] = {}
 
         def band(first: int, end: int) -> None:
-            old = (self.cloud, coarse.side, coarse.start, coarse.count, coarse.numbers)
-            slack = SLACK[torch.float32]
-            made[first] = _refine(*old, fine.side, self.k, slack, voxels[first:end], start, count)
+            made[first] = _refine(
+                self.cloud, coarse.start, coarse.count, coarse.numbers, coarse.x, coarse.y, coarse.z, fine.side, self.k,
+                self._places, SLACK[torch.float32], voxels[first:end], around[first:end], start, count,
+            )  # fmt: skip
 
         in_bands(len(voxels), band)
-        joined = [fine.numbers]
+        parts = [(fine.numbers, fine.x, fine.y, fine.z)] if len(fine.numbers) else []
         offset = len(fine.numbers)
         firsts = sorted(made)
         for first, end in zip(firsts, [*firsts[1:], len(voxels)], strict=True):
             start[voxels[first:end]] += offset
-            offset += len(made[first])
-            joined.append(made[first])
-        return VoxelLists(fine.side, start, count, np.concatenate(joined))
+            offset += len(made[first][0])
+            parts.append(made[first])
+        joined = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        return VoxelLists(fine.side, start, count, *joined)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -144,6 +158,17 @@ def _voxel_of(x, y, z, side):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
+def _around(voxels, side, coarse_side):
+    """The coarser voxels around voxels."""
+    around, shrink = np.empty(len(voxels), np.int64), side // coarse_side
+    for i in range(len(voxels)):
+        vx, vy, vz = voxels[i] // (side * side), voxels[i] // side % side, voxels[i] % side
+        around[i] = ((vx // shrink) * coarse_side + vy // shrink) * coarse_side + vz // shrink
+    return around
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
 def _mark(points, side, count, marked):
     """Mark the voxels around points that have no list yet."""
     for i in range(points.shape[0]):
@@ -154,111 +179,123 @@ def _mark(points, side, count, marked):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _select(cloud, numbers, x, y, z, k, squared, keys):
-    """Put the keys of the k candidates with the smallest (d², number) in front, in order; returns nothing else.
-
-    A key is d² (whose bits are in the order of its value) above the number. `squared` is left with every candidate's
-    d², in the order of operations that decides ties. The first k candidates bound how far the k-th can be.
-    """
-    for entry in range(len(numbers)):
-        number = numbers[entry]
-        dx, dy, dz = x - cloud[number, 0], y - cloud[number, 1], z - cloud[number, 2]
-        squared[entry] = (dx * dx + dy * dy) + dz * dz
-    bits = squared.view(np.int32)
-    bound = bits[:k].max()
-    few = 0
-    for entry in range(len(numbers)):
-        keys[few] = (np.int64(bits[entry]) << 32) | np.int64(numbers[entry])
-        few += bits[entry] <= bound
-    if few <= RANKED:
-        other = keys[RANKED:]
-        other[:few] = keys[:few]
-        for i in range(few):
-            rank = 0
-            for j in range(few):
-                rank += other[j] < other[i]
-            keys[rank] = other[i]
-        return
-    for i in range(1, few):
-        key, at = keys[i], min(i, k)
-        if at == k and key >= keys[k - 1]:
-            continue
-        at -= at == k
-        while at > 0 and key < keys[at - 1]:
-            keys[at] = keys[at - 1]
-            at -= 1
-        keys[at] = key
-
-
-@numba.njit(cache=True, nogil=True)
-@no_type_check
-def _query(cloud, side, start, count, numbers, points, found):
-    k = found.shape[1]
-    every = np.arange(cloud.shape[0]).astype(np.int32)
-    squared, keys = np.empty(cloud.shape[0], np.float32), np.empty(cloud.shape[0] + 2 * RANKED, np.int64)
+def _by_list(points, side, count):
+    """The list that each point is searched on, as the number of a voxel or -1 for that of all points; and the points
+    in the order of their lists."""
+    of, ends = np.empty(points.shape[0], np.int32), np.zeros(side**3 + 2, np.int32)
     for i in range(points.shape[0]):
-        x, y, z = points[i, 0], points[i, 1], points[i, 2]
-        voxel = _voxel_of(x, y, z, side)
-        candidates = every
-        if voxel >= 0 and count[voxel] >= 0:
-            candidates = numbers[start[voxel] : start[voxel] + count[voxel]]
-        _select(cloud, candidates, x, y, z, k, squared, keys)
-        for j in range(k):
-            found[i, j] = np.int32(keys[j])
+        voxel = _voxel_of(points[i, 0], points[i, 1], points[i, 2], side)
+        of[i] = voxel if voxel >= 0 and count[voxel] >= 0 else -1
+        ends[of[i] + 2] += 1
+    for i in range(1, len(ends)):
+        ends[i] += ends[i - 1]
+    order = np.empty(points.shape[0], np.int32)
+    for i in range(points.shape[0]):
+        order[ends[of[i] + 1]] = i
+        ends[of[i] + 1] += 1
+    return of, order
 
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _refine(cloud, old_side, old_start, old_count, old_numbers, side, k, slack, voxels, start, count):
-    """The lists of the voxels of these numbers, each from the list of the coarser voxel around it.
+def _query(
+    side, start, count, numbers, x, y, z, every, every_x, every_y, every_z, places, points, found
+):  # fmt: skip
+    """See `CloudIndex.query`."""
+    k, num = found.shape[1], points.shape[0]
+    lanes = np.zeros((3, LANES), np.float32)
+    squared, nearest = np.empty((len(places), LANES), np.float32), np.empty((len(places), LANES), np.int32)
+    of, order = _by_list(points, side, count)
+    first = 0
+    while first < num:
+        voxel, end = of[order[first]], first
+        while end < num and end < first + LANES and of[order[end]] == voxel:
+            for axis in range(3):
+                lanes[axis, end - first] = points[order[end], axis]
+            end += 1
+        if voxel >= 0:
+            last = start[voxel] + count[voxel]
+            search_lanes(x, y, z, numbers, start[voxel], last, lanes, squared, nearest, places)
+        else:
+            search_lanes(every_x, every_y, every_z, every, 0, len(every), lanes, squared, nearest, places)
+        for lane in range(end - first):
+            for j in range(k):
+                found[order[first + lane], j] = nearest[j, lane]
+        first = end
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _refine(
+    cloud, old_start, old_count, old_numbers, old_x, old_y, old_z, side, k, places, slack, voxels, around, start, count
+):  # fmt: skip
+    """The lists of `voxels`, each from the list of the coarser voxel `around` it, by which they are sorted.
 
     `start` is counted from the first entry of what is returned.
     """
-    extent, width = np.float32(EXTENT), np.float32(2 * EXTENT / side)
-    slack, half, one = np.float32(slack), np.float32(0.5), np.float32(1)
-    squared, keys = np.empty(cloud.shape[0], np.float32), np.empty(cloud.shape[0] + 2 * RANKED, np.int64)
-    nearest, nearest_squared = np.empty((k, 3), np.float32), np.empty(k, np.float32)
-    kept, used = np.empty(1 << 14, np.int32), 0
-    shrink = side // old_side
-    for voxel in voxels:
-        vx, vy, vz = voxel // (side * side), voxel // side % side, voxel % side
-        x, y, z = (vx + half) * width - extent, (vy + half) * width - extent, (vz + half) * width - extent
-        old = ((vx // shrink) * old_side + vy // shrink) * old_side + vz // shrink
-        candidates = old_numbers[old_start[old] : old_start[old] + old_count[old]]
-        while used + len(candidates) > len(kept):
-            larger = np.empty(2 * len(kept), np.int32)
-            larger[:used] = kept[:used]
-            kept = larger
-        _select(cloud, candidates, x, y, z, k, squared, keys)
-        start[voxel] = used
-        for j in range(k):
-            kept[used + j] = np.int32(keys[j])
-            nearest[j] = cloud[kept[used + j]]
-            dx, dy, dz = x - nearest[j, 0], y - nearest[j, 1], z - nearest[j, 2]
-            nearest_squared[j] = (dx * dx + dy * dy) + dz * dz
-        last = nearest_squared[k - 1]
-        # Whatever is farther from the centre than the K nearest by a whole diagonal is farther everywhere.
-        limit = (np.sqrt(last) + width * np.float32(1.7321)) ** 2
-        limit += slack * max(limit, one)
-        # The candidates that are left, named by their place; `keys` is free from its k-th on.
-        left, doubtful = keys[k:], 0
-        for entry in range(len(candidates)):
-            left[doubtful] = entry
-            doubtful += (squared[entry] >= last) & (squared[entry] <= limit)
-        references = kept[used : used + k].copy()
-        used += k
-        for place in range(doubtful):
-            entry = left[place]
-            number, own = candidates[entry], squared[entry]
-            if own == last and number in references:
-                continue
-            rounding = slack * max(own, one)
+    extent, width, half = np.float32(EXTENT), np.float32(2 * EXTENT / side), np.float32(0.5)
+    lanes = np.zeros((3, LANES), np.float32)
+    squared, nearest = np.empty((len(places), LANES), np.float32), np.empty((len(places), LANES), np.int32)
+    spare, references = np.empty(cloud.shape[0], np.float32), np.empty((4, k), np.float32)
+    kept = np.empty(cloud.shape[0], np.int32)
+    numbers, used = np.empty(1 << 15, np.int32), 0
+    x, y, z = np.empty(1 << 15, np.float32), np.empty(1 << 15, np.float32), np.empty(1 << 15, np.float32)
+    first = 0
+    while first < len(voxels):
+        end = first
+        while end < len(voxels) and end < first + LANES and around[end] == around[first]:
+            voxel = voxels[end]
+            lanes[0, end - first] = (voxel // (side * side) + half) * width - extent
+            lanes[1, end - first] = (voxel // side % side + half) * width - extent
+            lanes[2, end - first] = (voxel % side + half) * width - extent
+            end += 1
+        old, size = old_start[around[first]], old_count[around[first]]
+        search_lanes(old_x, old_y, old_z, old_numbers, old, old + size, lanes, squared, nearest, places)
+        cx, cy, cz = old_x[old : old + size], old_y[old : old + size], old_z[old : old + size]
+        while used + LANES * size > len(numbers):
+            numbers, x, y, z = _longer(numbers), _longer(x), _longer(y), _longer(z)
+        for lane in range(end - first):
+            voxel = voxels[first + lane]
             for j in range(k):
-                apart = abs(cloud[number, 0] - nearest[j, 0])
-                apart += abs(cloud[number, 1] - nearest[j, 1]) + abs(cloud[number, 2] - nearest[j, 2])
-                if own - nearest_squared[j] <= width * apart + rounding:
-                    kept[used] = number
-                    used += 1
-                    break
-        count[voxel] = used - start[voxel]
-    return kept[:used].copy()
+                number, references[3, j] = nearest[j, lane], squared[j, lane]
+                for axis in range(3):
+                    references[axis, j] = cloud[number, axis]
+            _room(cx, cy, cz, lanes[0, lane], lanes[1, lane], lanes[2, lane], references, width, slack, spare)
+            left = 0
+            for entry in range(size):
+                kept[left] = entry
+                left += spare[entry] >= 0
+            for place in range(left):
+                entry = kept[place]
+                numbers[used + place] = old_numbers[old + entry]
+                x[used + place], y[used + place], z[used + place] = cx[entry], cy[entry], cz[entry]
+            start[voxel], count[voxel] = used, left
+            used += left
+        first = end
+    return numbers[:used], x[:used], y[:used], z[:used]
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _longer(values):
+    longer = np.empty(2 * len(values), values.dtype)
+    longer[: len(values)] = values
+    return longer
+
+
+@numba.njit(cache=True, nogil=True, fastmath=ROUND)
+@no_type_check
+def _room(cx, cy, cz, x, y, z, references, width, slack, spare):
+    """By how much each candidate may be nearer than the K points nearest to a voxel's centre (x, y, z), somewhere in
+    the voxel, into `spare`; below 0 it cannot. Of each of these the plane halfway between decides."""
+    one, slack = np.float32(1), np.float32(slack)
+    for i in range(len(cx)):
+        spare[i] = np.float32(-np.inf)
+    for j in range(references.shape[1]):
+        rx, ry, rz, own = references[0, j], references[1, j], references[2, j], references[3, j]
+        for i in range(len(cx)):
+            px, py, pz = cx[i], cy[i], cz[i]
+            dx, dy, dz = x - px, y - py, z - pz
+            squared = (dx * dx + dy * dy) + dz * dz
+            apart = abs(px - rx) + abs(py - ry) + abs(pz - rz)
+            spare[i] = max(spare[i], (width * apart + slack * max(squared, one)) - (squared - own))

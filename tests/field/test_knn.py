@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpavatar.field.knn import nearest_index, smallest
+from gpavatar.field.knn_lanes_numba import LANES, kept_places, search_lanes, search_lanes_slowly
 from gpavatar.field.knn_numba import NumbaIndex
 from gpavatar.field.knn_voxel import VoxelIndex
 
@@ -125,6 +127,21 @@ def test_lists_of_voxels_are_short(generator):
     assert torch.equal(compiled.query(points), wanted)
     count = compiled.clouds[0].lists.count
     assert 8 <= count[count >= 0].mean() < 150 and 0.1 < (count >= 0).mean() < 0.6
+
+
+@pytest.mark.parametrize("k", [1, 4, 5, 9])
+def test_lanes_find_what_one_place_after_the_other_finds(k):
+    """On a coarse grid, where many points are equally near."""
+    rng, places = np.random.default_rng(k), kept_places(k)
+    x, y, z = rng.integers(-3, 4, (3, 200)).astype(np.float32)
+    lanes, numbers = rng.integers(-3, 4, (3, LANES)).astype(np.float32), 3 * np.arange(200, dtype=np.int32)
+    found = []
+    for search in (search_lanes_slowly, numba.njit(lambda *args: search_lanes(*args, places))):
+        squared, names = np.empty((len(places), LANES), np.float32), np.empty((len(places), LANES), np.int32)
+        search(x, y, z, numbers, 20, 170, lanes, squared, names)
+        found.append((squared, names))
+    for slow, fast in zip(*found, strict=True):
+        assert np.array_equal(slow, fast)
 
 
 def test_a_cpu_is_asked_in_the_way_that_is_fastest_there():
