@@ -59,6 +59,7 @@ class GPAvatarLiteMethod(LearnedMethod):
         self.head = LiteHead(self._made_for(OpenHead.load(), read))
         self.net = read.fill(lambda: GPAvatarLite(read.config, self.head))
         self.net.eval().requires_grad_(False).to(self.device)
+        self.net.picture.to(memory_format=torch.channels_last)
         self._person: tuple[GPAvatarLiteState, Person] | None = None
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarLiteState:

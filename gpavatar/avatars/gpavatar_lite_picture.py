@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gpavatar.avatars.gpavatar_lite_warp import HIDDEN, SHARPNESS, OnMesh, SourceViews
 from gpavatar.avatars.portrait_layers import smoothstep
+from gpavatar.field.twin import Precision, choose_twin, has_bfloat16
 from gpavatar.synthesis.style_layers import leaky
 
 BELIEVED = (0.05, 0.3)  # cosines of the best view of a spot between which a photo begins to be believed
@@ -132,8 +133,14 @@ class PictureNet(nn.Module):
         self,
         feats: Float[Tensor, "batch feat small small"],
         base: Gathered,
+        precision: Precision = "reference",
     ) -> Float[Tensor, "batch 6 size size"]:
         """Raw corrections, zero before training."""
+        if choose_twin(precision, feats.device, torch.is_grad_enabled()) == "numba":
+            from gpavatar.avatars import gpavatar_lite_picture_numba
+
+            fast = precision == "fast" and has_bfloat16(feats.device)
+            return gpavatar_lite_picture_numba.corrections(self, feats, base, torch.bfloat16 if fast else torch.float32)
         fine = functional.pixel_unshuffle(torch.cat([base.colour * base.alpha, base.alpha, base.hints], 1), 2)
         half = leaky(self.first(torch.cat([fine, enlarged(feats, fine.shape[-1])], 1)))
         quarter = self.quarter(leaky(self.down_quarter(half)))
