@@ -202,7 +202,7 @@ class GPAvatarLite(nn.Module):
         with torch.set_grad_enabled(learns):
             seen = self.look(person, pose, jitter=jitter, rng=rng, precision=precision)
         base, low = seen.base, seen.feats[:, :3]
-        image, alpha = corrected(base, self.picture(seen.feats, base))
+        image, alpha = corrected(base, self.picture(seen.feats, base, precision))
         return LiteOutput(
             low, image, alpha, seen.opacity, seen.depth, seen.around.depth, seen.around.cover, base.colour * base.alpha
         )
@@ -311,7 +311,7 @@ class GPAvatarLite(nn.Module):
         tells = [visible[..., None], past.clamp(-1, 1)[..., None]]
         tells += [carried.near[:, None, :, None].expand_as(alpha), rgb, alpha, shallow]
         prefer = self.choice(torch.cat(tells, -1))[..., 0].clamp(-4, 4)
-        share = (visible**SHARPNESS + HIDDEN**2) * prefer.exp()
+        share = (visible**SHARPNESS + HIDDEN**2) * prefer.exp() * frame.mesh.alike[..., None]
         share = share / share.sum(1, keepdim=True)
         seen = visible.amax(1)
         mixed = (share[..., None] * torch.cat([rgb, alpha, shallow, covered], -1)).sum(1)

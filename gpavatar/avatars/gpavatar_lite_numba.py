@@ -82,6 +82,7 @@ class _Entry:
         self._driven = _rigid(camera)
         neck = camera.to_view(mesh.neck[entry, None])[0]
         self._body = array(BODY_SHARE * (neck - cameras.to_view(source.neck[entry, :, None])[:, 0]))
+        self._alike = array(mesh.alike[entry].contiguous())
         self._table = array(frame.table[entry].contiguous())
         self._maps = array(person.maps[entry].permute(0, 2, 3, 1).contiguous())
         self._planes = array(person.planes[entry].permute(0, 2, 3, 1).to(self._dtype).contiguous())
@@ -125,7 +126,7 @@ class _Entry:
         _carry(
             points, numbers, self.expression.index.cloud, behind, cover, self._table, self._maps,
             photos.rotation, photos.shift, photos.intrinsics, driven.rotation, driven.shift, driven.intrinsics,
-            self._body, *self._choice, self._pixels, self._feats, known, matte, values,
+            self._body, self._alike, *self._choice, self._pixels, self._feats, known, matte, values,
         )  # fmt: skip
         kept = np.flatnonzero(matte > 0)
         if not len(kept):
@@ -159,7 +160,7 @@ def _smoothstep(x, low, high):
 @no_type_check
 def _carry(
     points, numbers, cloud, behind, cover, table, maps, rotation, shift, intrinsics, own_rotation, own_shift, own,
-    body, choice, choice_bias, choice_out, choice_out_bias, pixels, num_feats, known, matte, values,
+    body, alike, choice, choice_bias, choice_out, choice_out_bias, pixels, num_feats, known, matte, values,
 ):  # fmt: skip
     """`carry`, the lookup in the photos and what follows from it, up to the networks."""
     zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
@@ -233,7 +234,7 @@ def _carry(
             for j in range(hidden_dim):
                 prefer += max(hidden[j], zero) * choice_out[j]
             weight = np.float32(math.exp(min(max(prefer, np.float32(-4)), np.float32(4))))
-            weight *= visible**SHARPNESS + np.float32(HIDDEN**2)
+            weight *= (visible**SHARPNESS + np.float32(HIDDEN**2)) * alike[photo]
             weight_sum += weight
             seen = visible if photo == 0 else max(seen, visible)
             for channel in range(4):

@@ -8,6 +8,13 @@ p_i, p_i^s: the nearest head vertices now and in the photo, ŵ_i inverse-distanc
 their motion reaches x, n the neck joint. So a face moves with its mesh, hair turns with the skull, and shoulders shift
 with the neck but do not turn (as in `avatars/portrait_layers.py`, there forwards). A head that moved nowhere is carried
 onto itself exactly.
+
+Of several photos those count most in which the head stands as it does now, as `alike` says of each:
+
+    w_s = ε + exp(−κ (d_s − min d)),        d_s² = θ_s² + (|Δn_s| / NECK_MOVE)²
+
+θ_s is the turn of the head between photo and frame, radians, Δn_s the shift of the neck joint across the view. Photos
+that disagree, as they do about shoulders and loose hair, are chosen between rather than averaged.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from torch import Tensor, nn
 
 from gpavatar.avatars.portrait_layers import smoothstep
 from gpavatar.avatars.textured_mesh import MOUTH_COLOURS, SCLERA, SKIN_LUMA
-from gpavatar.camera import Camera
+from gpavatar.camera import Camera, rotation_angle_deg
 from gpavatar.face.open_head import PARTS, SHOULDERS, OpenHead
 from gpavatar.face.raster import interpolate, rasterize, to_screen, vertex_normals
 from gpavatar.face.refine import BAG_REACH, RIDGE, WIDTHS
@@ -31,6 +38,9 @@ REACH = 0.15  # units: how far the motion of skin is felt
 BODY_SHARE = 0.75  # of the neck joint's shift that the shoulders take (measured on people of the training set)
 SHARPNESS = 6  # of visibility when photos are blended (`face/texture.py`)
 HIDDEN = 1e-4  # weight that is left to a photo which does not see a point; it decides where none does
+ALIKE = 30.0  # κ, per radian (this and the next measured on people of the training set)
+NECK_MOVE = 0.25  # units of the neck's shift that make a photo as unlike as a turn of one radian
+LEAST = 1e-3  # ε: a photo that alone shows a spot is believed however unlike it is
 OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
 THICKNESS = (0.2, 0.45)  # units from what a photo shows of head and hair within which it is believed to be there
 BUST = 0.98  # head weight below which skin belongs to neck and shoulders
@@ -68,7 +78,12 @@ class DrivenMesh:
     neck: Float[Tensor, "batch 3"]
     verts: Float[Tensor, "batch vert 3"]  # the shoulders as they stand in the picture
     table: Float[Tensor, "batch vert column"]  # of each vertex: f, then per photo p^s − p (3) and visibility
-    num_sources: int
+    alike: Float[Tensor, "batch source"]  # [LEAST, 1 + LEAST], how much each photo counts by the pose of its head
+
+    @property
+    def num_sources(self) -> int:
+        """Photos."""
+        return self.alike.shape[1]
 
 
 @dataclass(frozen=True)
@@ -207,7 +222,7 @@ class LiteHead(nn.Module):
         motion = source.verts - pose.verts[:, None]
         columns = torch.cat([motion, views.vert_seen[..., None]], -1).transpose(1, 2).flatten(2)
         follow = follow.expand(len(verts), -1, -1)
-        return DrivenMesh(pose.camera, pose.neck, verts, torch.cat([follow, columns], -1), source.verts.shape[1])
+        return DrivenMesh(pose.camera, pose.neck, verts, torch.cat([follow, columns], -1), alike(pose, source))
 
     def _depth(self, pose: HeadPose, faces: Int[Tensor, "face 3"], size_px: int) -> tuple[Tensor, Tensor]:
         screen = to_screen(pose.verts, pose.camera, size_px, size_px)
@@ -244,6 +259,15 @@ class LiteHead(nn.Module):
         slope = ((1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)).clamp_max(6.0)
         pixel = z / (pose.camera.intrinsics[:, None, 0] * depth.shape[-1])
         return cosine * (z <= front + pixel * (1 + slope)) * in_frame(at)
+
+
+def alike(pose: HeadPose, source: HeadPose) -> Float[Tensor, "batch source"]:
+    """w_s of the equation at the head of this file: how much each photo counts by the pose of its head."""
+    rotation = source.camera.w2c[..., :3, :3]
+    turn = rotation_angle_deg(rotation, pose.camera.w2c[:, None, :3, :3].expand_as(rotation)).deg2rad()
+    move = (pose.camera.to_view(pose.neck[:, None])[:, None] - _neck_view(source))[:, :, 0, :2].norm(dim=-1)
+    unlike = (turn**2 + (move / NECK_MOVE) ** 2).sqrt()
+    return LEAST + torch.exp(-ALIKE * (unlike - unlike.amin(1, keepdim=True)))
 
 
 def carry(

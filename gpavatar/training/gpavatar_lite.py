@@ -1,7 +1,9 @@
 """The training of `gpavatar_lite`: sources and target of one person, the person on black.
 
-    L = |I_lr − I_t| + |I_hr − I_t| + λ_p φ(I_hr, I_t) + λ_α (|α_lr − α_t| + |α_hr − α_t|) + λ_d L_details + λ_z L_depth
+    L = |I_lr − I_t| + |I_hr − I_t| + λ_s (I_hr − I_t)² + λ_p φ(I_hr, I_t) + λ_α (|α_lr − α_t| + |α_hr − α_t|)
+        + λ_d L_details + λ_z L_depth
 
+The square is what the far end of a shoulder that went elsewhere costs: no head says where shoulders go.
 L_details is the L1 distance around mouth and eyes, which are small and decide; L_depth holds the rays' depth to that of
 the tracked mesh where the mesh covers a pixel. In the first `loss.low_epochs` epochs the rays alone are judged.
 """
@@ -41,6 +43,7 @@ class LiteTerms:
 
     low: Float[Tensor, ""]
     high: Float[Tensor, ""]
+    square: Float[Tensor, ""]
     perceptual: Float[Tensor, ""]
     alpha: Float[Tensor, ""]
     details: Float[Tensor, ""]
@@ -48,7 +51,8 @@ class LiteTerms:
 
     def total(self, config: LossConfig) -> Float[Tensor, ""]:
         """The equation at the head of this file."""
-        seen = self.low + self.high + config.perceptual * self.perceptual + config.details * self.details
+        seen = self.low + self.high + config.square * self.square + config.details * self.details
+        seen = seen + config.perceptual * self.perceptual
         return config.reconstruction * seen + config.alpha * self.alpha + config.depth * self.depth
 
     def named(self) -> dict[str, Float[Tensor, ""]]:
@@ -68,12 +72,13 @@ def lite_losses(
     surely = (out.cover > 0.99) * out.opacity.detach()
     depth = ((out.depth - out.relief).abs() * surely).mean() if config.depth else zero
     if low_only:
-        return LiteTerms(low, zero, zero, alpha, zero, depth)
+        return LiteTerms(low, zero, zero, zero, alpha, zero, depth)
     difference = (out.image - truth).abs()
     marked = detail_mask(target.landmarks_px, truth.shape[-1])
     return LiteTerms(
         low,
         difference.mean(),
+        difference.square().mean() if config.square else zero,
         perceptual(out.image, truth).mean() if config.perceptual and perceptual else zero,
         alpha + (out.alpha - target.alpha).abs().mean(),
         (difference * marked).sum() / (3 * marked.sum()).clamp_min(1) if config.details else zero,

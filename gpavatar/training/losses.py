@@ -40,6 +40,7 @@ class LossConfig:
     face_box_margin: float = 1.25  # side of the box over the longer side of the landmarks' box
     # of gpavatar_lite alone; see training/gpavatar_lite.py
     alpha: float = 0.0  # λ_α
+    square: float = 0.0  # λ_s, of the squared difference
     details: float = 0.0  # λ_d, of mouth and eyes
     depth: float = 0.0  # λ_z, of the rays against the tracked mesh
     low_epochs: int = 0  # first epochs, in which the rays' picture alone is judged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpavatar.avatars import gpavatar_lite
 from gpavatar.avatars.gpavatar_lite import GPAvatarLite, GPAvatarLiteConfig
 from gpavatar.avatars.gpavatar_lite_picture import smoothed
-from gpavatar.avatars.gpavatar_lite_warp import carry, grown
+from gpavatar.avatars.gpavatar_lite_warp import alike, carry, grown
 from gpavatar.camera import Camera
 from gpavatar.face.refine import landmark_offsets
 from tests.avatars.tiny_lite import HEAD, SIZE, learned, person, photo, pose, stacked, tiny
@@ -58,9 +59,24 @@ def test_untrained_head_that_turns_takes_its_colours_along():
 @torch.no_grad()
 def test_photos_have_no_order():
     net = learned(tiny()).eval()
-    a, b, target = pose(-0.3), pose(0.3, jawOpen=0.5), pose(0.1)
+    a, b, target = pose(-0.05), pose(0.22, jawOpen=0.5), pose(0.1)
     one, other = net(person(net, a, b, seeds=(0, 1)), target), net(person(net, b, a, seeds=(1, 0)), target)
     assert torch.allclose(one.image, other.image, atol=1e-4) and torch.allclose(one.depth, other.depth, atol=1e-4)
+
+
+@torch.no_grad()
+def test_photos_count_by_how_the_head_stands():
+    """w of a turn of 0.1 radians more, by hand; the picture is that of the photo whose head stands as in the frame."""
+    net, target = tiny().eval(), pose(0.1)
+    nobody = torch.zeros(1, 2, 3)  # the camera goes round the origin: a neck there does not move
+    turned = dataclasses.replace(stacked(pose(0.15), pose(-0.05)), neck=nobody)
+    weights = alike(dataclasses.replace(target, neck=nobody[:, 0]), turned)
+    assert torch.allclose(weights, torch.tensor([[1.001, 0.001 + math.exp(-3.0)]]), atol=1e-4)
+    far, near = pose(-0.3), pose(0.1)
+    alone, beside = net(person(net, near), target), net(person(net, near, far), target)
+    swapped = net(person(net, near, far, seeds=(1, 0)), target)
+    changed, other = ((alone.image - one.image).abs().mean() for one in (beside, swapped))
+    assert changed < 0.015 and other > 0.08  # what only the far photo shows is its own
 
 
 @torch.no_grad()

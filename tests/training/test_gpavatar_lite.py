@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -74,6 +75,15 @@ def test_the_truth_costs_nothing():
     truth = target()
     terms = lite_losses(perfect(truth), truth, LOSS)
     assert float(terms.total(LOSS)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_square():
+    truth = target()
+    out, config = perfect(truth), dataclasses.replace(LOSS, square=2.0)
+    wrong = dataclasses.replace(out, image=out.image - 0.25)
+    terms, plain = (lite_losses(wrong, truth, one) for one in (config, LOSS))
+    assert float(terms.square) == pytest.approx(0.25**2, abs=1e-5) and float(plain.square) == 0
+    assert float(terms.total(config) - plain.total(LOSS)) == pytest.approx(2 * 0.25**2, abs=1e-5)
 
 
 @pytest.mark.parametrize(
