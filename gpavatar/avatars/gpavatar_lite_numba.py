@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, no_type_check
 import numba
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor
 
@@ -89,7 +90,7 @@ class _Entry:
         self._axes = tuple(np.array([AXES.index(name[axis]) for name in PLANES]) for axis in (0, 1))
         hidden, choice = net.choice[0], net.choice[2]
         self._choice = (
-            *(array(x.detach().contiguous()) for x in (hidden.weight.T, hidden.bias, choice.weight[0])),
+            *(array(x.detach().contiguous()) for x in (_in_fours(hidden.weight.T), hidden.bias, choice.weight[0])),
             np.float32(choice.bias.item()),
         )
         self._pixels, self._has_points = np.float32(config.pixels), config.expression == "points"
@@ -144,6 +145,11 @@ class _Entry:
         _finish(array(raw), kept, behind, matte, sigma, values, *self._skin)
 
 
+def _in_fours(weight: Tensor) -> Tensor:
+    """With rows of zeros to a multiple of four."""
+    return functional.pad(weight, (0, 0, 0, -len(weight) % 4))
+
+
 def _rigid(camera) -> _Rigid:
     w2c = camera.w2c
     return _Rigid(*(array(x.contiguous()) for x in (w2c[..., :3, :3], w2c[..., :3, 3], camera.intrinsics)))
@@ -156,6 +162,22 @@ def _smoothstep(x, low, high):
     return t * t * (np.float32(3) - np.float32(2) * t)
 
 
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
+@no_type_check
+def _preferred(tells, weight, bias, out, out_bias, hidden):
+    """`GPAvatarLite.choice`. Four inputs at once, since each time the hidden values go to memory and back."""
+    for j in range(len(hidden)):
+        hidden[j] = bias[j]
+    for i in range(0, len(tells), 4):
+        a, b, c, d = tells[i], tells[i + 1], tells[i + 2], tells[i + 3]
+        for j in range(len(hidden)):
+            hidden[j] += (a * weight[i, j] + b * weight[i + 1, j]) + (c * weight[i + 2, j] + d * weight[i + 3, j])
+    prefer = out_bias
+    for j in range(len(hidden)):
+        prefer += max(hidden[j], np.float32(0)) * out[j]
+    return prefer
+
+
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
 def _carry(
@@ -165,9 +187,9 @@ def _carry(
     """`carry`, the lookup in the photos and what follows from it, up to the networks."""
     zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
     photos, height, width, channels = maps.shape
-    shallow, k, hidden_dim = channels - 9, numbers.shape[1], choice.shape[1]
+    shallow, k = channels - 9, numbers.shape[1]
     mean, found = np.empty(table.shape[1], np.float32), np.empty(channels, np.float32)
-    tells, hidden = np.empty(7 + shallow, np.float32), np.empty(hidden_dim, np.float32)
+    tells, hidden = np.zeros(len(choice), np.float32), np.empty(choice.shape[1], np.float32)
     mixed, share = np.empty(5 + shallow, np.float32), np.empty(k, np.float32)  # rgb, alpha, shallow, covered
     for sample in range(points.shape[0]):
         px, py, pz = points[sample, 0], points[sample, 1], points[sample, 2]
@@ -178,18 +200,20 @@ def _carry(
             share[j] = one / np.sqrt(dx * dx + dy * dy + dz * dz + np.float32(TINY**2))
             total += share[j]
         near = np.float32(math.exp(-((one / (share[0] * np.float32(REACH))) ** 2)))
-        mean[:] = zero
-        for j in range(k):
-            part, number = share[j] / total, numbers[sample, j]
-            for column in range(table.shape[1]):
-                mean[column] += part * table[number, column]
+        whole = one / total
+        for column in range(table.shape[1]):
+            summed = zero
+            for j in range(k):
+                summed += share[j] * table[numbers[sample, j], column]
+            mean[column] = summed * whole
         follow = mean[0]
         vx = own_rotation[0, 0] * px + own_rotation[0, 1] * py + own_rotation[0, 2] * pz + own_shift[0]
         vy = own_rotation[1, 0] * px + own_rotation[1, 1] * py + own_rotation[1, 2] * pz + own_shift[1]
         vz = own_rotation[2, 0] * px + own_rotation[2, 1] * py + own_rotation[2, 2] * pz + own_shift[2]
         own_x, own_y = vx / vz * own[0] + own[2], vy / vz * own[1] + own[3]
 
-        mixed[:] = zero
+        for channel in range(5 + shallow):
+            mixed[channel] = zero
         seen = weight_sum = zero
         for photo in range(photos):
             at = 1 + 4 * photo
@@ -223,18 +247,16 @@ def _carry(
             beyond = max(abs(x - half), abs(y - half)) - half
             visible = (beside + near * (mean[at + 3] - beside)) * (one - _smoothstep(beyond, 0.0, 0.02))
 
-            tells[0], tells[1], tells[2] = visible, min(max(past, -one), one), near
-            tells[3:7] = found[:4]
-            tells[7:] = found[9:]
-            hidden[:] = choice_bias
-            for i in range(7 + shallow):
-                for j in range(hidden_dim):
-                    hidden[j] += tells[i] * choice[i, j]
-            prefer = choice_out_bias
-            for j in range(hidden_dim):
-                prefer += max(hidden[j], zero) * choice_out[j]
-            weight = np.float32(math.exp(min(max(prefer, np.float32(-4)), np.float32(4))))
-            weight *= (visible**SHARPNESS + np.float32(HIDDEN**2)) * alike[photo]
+            weight = one  # of a single photo, whatever it is
+            if photos > 1:
+                tells[0], tells[1], tells[2] = visible, min(max(past, -one), one), near
+                for channel in range(4):
+                    tells[3 + channel] = found[channel]
+                for channel in range(shallow):
+                    tells[7 + channel] = found[9 + channel]
+                prefer = _preferred(tells, choice, choice_bias, choice_out, choice_out_bias, hidden)
+                weight = np.float32(math.exp(min(max(prefer, np.float32(-4)), np.float32(4))))
+                weight *= (visible**SHARPNESS + np.float32(HIDDEN**2)) * alike[photo]
             weight_sum += weight
             seen = visible if photo == 0 else max(seen, visible)
             for channel in range(4):
