@@ -23,8 +23,10 @@ from gpavatar.avatars.gpavatar_lite_picture import (
     Gathered,
     PictureConfig,
     PictureNet,
+    Placing,
     corrected,
     enlarged,
+    placing,
     put_in_place,
 )
 from gpavatar.avatars.gpavatar_lite_warp import (
@@ -40,6 +42,7 @@ from gpavatar.avatars.gpavatar_lite_warp import (
     carry,
     in_frame,
     on_mesh,
+    spread,
 )
 from gpavatar.avatars.portrait_layers import smoothstep
 from gpavatar.field.point_field import BoundPointField, Neighbours, PointField, PointFieldConfig
@@ -96,6 +99,7 @@ class Person:
     views: SourceViews
     maps: Float[Tensor, "batch source map small small"]  # RGB and alpha, those behind, relief, shallow features
     planes: Float[Tensor, "batch 3 channel plane plane"]  # fused
+    fine: Float[Tensor, "batch source 4 large large"] | None = None  # the photos as they were given, where larger
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class LiteOutput:
 class Seen:
     """A batch of frames before the networks mend them."""
 
+    placing: Placing
     base: Gathered
     feats: Float[Tensor, "batch feat small small"]  # RGB first
     opacity: Float[Tensor, "batch 1 small small"]
@@ -174,8 +179,15 @@ class GPAvatarLite(nn.Module):
         alpha: Float[Tensor, "batch source 1 height width"],
         pose: HeadPose,
     ) -> Person:
-        """Photos, mattes and the heads in them -> what a person is driven from. Once per person."""
+        """Photos, mattes and the heads in them -> what a person is driven from. Once per person.
+
+        Photos that are larger than the network, with sides that are powers of two, are kept for `forward`'s `size_px`.
+        """
         batch, sources = image.shape[:2]
+        large, fine = image.shape[-1] > self.config.size_px, None
+        if large:
+            fine = spread(image.flatten(0, 1), alpha.flatten(0, 1)).unflatten(0, (batch, sources))
+            image, alpha = (smaller(x, self.config.size_px) for x in (image, alpha))
         with torch.no_grad():
             views = self.head.views(image, alpha, pose)
         flat, camera = (image * alpha).flatten(0, 1), pose.camera
@@ -184,7 +196,7 @@ class GPAvatarLite(nn.Module):
         shallow = self.shallow(torch.cat([flat, alpha.flatten(0, 1)], 1)).unflatten(0, (batch, sources))
         small = functional.avg_pool2d(views.picture.flatten(0, 1), 2)
         maps = torch.cat([small.unflatten(0, (batch, sources)), views.behind, views.relief, shallow], 2)
-        return Person(views, maps, self.attention(planes))
+        return Person(views, maps, self.attention(planes), fine)
 
     def forward(
         self,
@@ -194,15 +206,25 @@ class GPAvatarLite(nn.Module):
         jitter: bool = False,
         rng: torch.Generator | None = None,
         precision: Precision = "reference",
+        size_px: int = 0,
     ) -> LiteOutput:
-        """A frame of each person: the head as it is posed, from its camera."""
+        """A frame of each person: the head as it is posed, from its camera.
+
+        Beyond the network's own size, `size_px` is met by photos that are larger than it: their pixels go where those
+        of the small ones went, and what the networks change is enlarged. So the result is of one of the two sizes.
+        """
         learns = torch.is_grad_enabled() and any(
             p.requires_grad for name, p in self.named_parameters() if not name.startswith("picture.")
         )
         with torch.set_grad_enabled(learns):
             seen = self.look(person, pose, jitter=jitter, rng=rng, precision=precision)
         base, low = seen.base, seen.feats[:, :3]
-        image, alpha = corrected(base, self.picture(seen.feats, base, precision))
+        corrections = self.picture(seen.feats, base, precision)
+        if person.fine is not None and size_px > self.config.size_px:
+            large = person.fine.shape[-1]
+            base = put_in_place(seen.placing.at(large), person.fine, person.views.behind)
+            corrections = enlarged(corrections, large)
+        image, alpha = corrected(base, corrections)
         return LiteOutput(
             low, image, alpha, seen.opacity, seen.depth, seen.around.depth, seen.around.cover, base.colour * base.alpha
         )
@@ -238,12 +260,13 @@ class GPAvatarLite(nn.Module):
         told = accumulate(weights + faint, values[..., num:]) / (weights + faint).sum(-1, keepdim=True)
         depth = ((weights + faint) * t).sum(-1) / (weights + faint).sum(-1) * forward
         low, told, opacity, depth = (_picture(x, size) for x in (seen, told, opacity[..., None], depth[..., None]))
-        base = put_in_place(person.views, at_mesh, told, opacity)
+        places = placing(at_mesh, told, opacity)
+        base = put_in_place(places, person.views.picture, person.views.behind)
         if not config.pixels:
             colour, alpha = (enlarged(x, config.size_px) for x in (low[:, :3] / opacity.clamp_min(1e-2), opacity))
             base = Gathered(colour, alpha, base.hints)
         feats = torch.cat([low[:, :num], opacity, told[:, :2], depth - around.depth], 1)
-        return Seen(base, feats, opacity, depth, around)
+        return Seen(places, base, feats, opacity, depth, around)
 
     def frame(self, person: Person, mesh: DrivenMesh, precision: Precision = "reference") -> LiteFrame:
         """What samples of this frame are asked of."""
@@ -355,6 +378,12 @@ class GPAvatarLite(nn.Module):
         if self.config.expression == "none":
             expression = torch.zeros_like(expression)
         return self.radiance(torch.cat([canonical, expression, known], -1))
+
+
+def smaller(image: Float[Tensor, "*batch height width"], size_px: int) -> Float[Tensor, "*batch size size"]:
+    """Bilinear, without aliases."""
+    flat = functional.interpolate(image.flatten(0, -4), (size_px, size_px), mode="bilinear", antialias=True)
+    return flat.unflatten(0, image.shape[:-3])
 
 
 def _picture(values: Float[Tensor, "batch ray channel"], size_px: int) -> Float[Tensor, "batch channel size size"]:

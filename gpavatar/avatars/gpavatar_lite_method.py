@@ -23,12 +23,13 @@ from gpavatar.field.twin import Precision
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
 MAX_PHOTOS = 8  # that are kept: what a frame costs and a state holds has an end
+FINE_PX = 512  # side of the photos where they have more than the network
 ANGLE_DEG = 15.0  # a turn that makes two photos as different as a change of expression by 0.5 (`data/sampling.py`)
 
 
 @dataclass(frozen=True)
 class LitePhotos:
-    """The photos that are kept, at the network's size."""
+    """The photos that are kept: at the network's size, or at `FINE_PX` where the first has more."""
 
     image: Float[Tensor, "source 3 height width"]
     alpha: Float[Tensor, "source 1 height width"]
@@ -67,12 +68,13 @@ class GPAvatarLiteMethod(LearnedMethod):
         first = frames[0]
         reference = map_tensors(Reference(first.params, first.camera, first.image), self._moved)
         background = behind_person(first).to(self.device)
-        photos = _joined([self._photo(frame) for frame in frames])
+        size = FINE_PX if first.image.shape[-1] > self.net.config.size_px else self.net.config.size_px
+        photos = _joined([self._photo(frame, size) for frame in frames])
         return GPAvatarLiteState(reference, _most_different(photos), background)
 
     def update(self, state: GPAvatarLiteState, frame: SourceFrame) -> GPAvatarLiteState:
         """One more photo; beyond `MAX_PHOTOS` those are kept that differ most."""
-        photos = _most_different(_joined([state.photos, self._photo(frame)]))
+        photos = _most_different(_joined([state.photos, self._photo(frame, state.photos.image.shape[-1])]))
         return dataclasses.replace(state, photos=photos)
 
     def render(
@@ -84,7 +86,7 @@ class GPAvatarLiteMethod(LearnedMethod):
         background: Float[Tensor, "3 height width"] | None = None,
     ) -> RenderOutput:
         """I = I_network + (1 − α) I_behind."""
-        out = self._drawn(state, params, camera)
+        out = self._drawn(state, params, camera, size_px)
         behind = state.background if background is None else background.to(self.device)
         return laid_over(out.image[0], out.alpha[0], behind, size_px)
 
@@ -92,15 +94,15 @@ class GPAvatarLiteMethod(LearnedMethod):
         self, state: GPAvatarLiteState, params: HeadParams, camera: Camera, size_px: int
     ) -> Float[Tensor, "1 height width"]:
         """Of the person along the optical axis, units of head space; 0 where there is nobody."""
-        out = self._drawn(state, params, camera)
+        out = self._drawn(state, params, camera, self.net.config.size_px)
         return resized(out.depth[0], size_px) * (resized(out.opacity[0], size_px) > 0.5)
 
     def load(self, path: str | Path) -> GPAvatarLiteState:
         """Read what `save` wrote; InputError where it was made with other weights or another head."""
         state = load_state(GPAvatarLiteState, path, self._identity())
-        size, verts = self.net.config.size_px, len(self.head.head.mean)
-        found = (state.photos.image.shape[-1], state.photos.offsets.shape[1])
-        if found != (size, verts) or state.photos.params.shape.shape[-1] != self.head.head.n_shape:
+        sizes, verts = (self.net.config.size_px, FINE_PX), len(self.head.head.mean)
+        found = state.photos.image.shape[-1] in sizes, state.photos.offsets.shape[1] == verts
+        if not all(found) or state.photos.params.shape.shape[-1] != self.head.head.n_shape:
             raise InputError(f"{path}: its sizes are not those of this model; make the avatar again")
         return map_tensors(state, lambda t: t.to(self.device, torch.float32 if t.is_floating_point() else t.dtype))
 
@@ -115,15 +117,14 @@ class GPAvatarLiteMethod(LearnedMethod):
             self._person = kept = (state, person)
         return kept[1]
 
-    def _drawn(self, state: GPAvatarLiteState, params: HeadParams, camera: Camera) -> LiteOutput:
+    def _drawn(self, state: GPAvatarLiteState, params: HeadParams, camera: Camera, size_px: int) -> LiteOutput:
         params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
         camera = map_tensors(camera, self._moved)
         pose = self.head.pose(params[None], camera[None], state.photos.offsets.mean(0))
         with torch.no_grad():
-            return self.net(self.person(state), pose, precision=self.precision)
+            return self.net(self.person(state), pose, precision=self.precision, size_px=size_px)
 
-    def _photo(self, frame: SourceFrame) -> LitePhotos:
-        size = self.net.config.size_px
+    def _photo(self, frame: SourceFrame, size: int) -> LitePhotos:
         params, camera = (map_tensors(one, self._moved)[None] for one in (frame.params, frame.camera))
         landmarks = frame.landmarks_px[None].to(self.device) / frame.image.shape[-1]
         offsets = self.head.landmark_offsets(self.head.pose(params, camera), landmarks)

@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gpavatar.avatars.gpavatar_lite_warp import HIDDEN, SHARPNESS, OnMesh, SourceViews
+from gpavatar.avatars.gpavatar_lite_warp import HIDDEN, SHARPNESS, OnMesh
 from gpavatar.avatars.portrait_layers import smoothstep
 from gpavatar.field.twin import Precision, choose_twin, has_bfloat16
 from gpavatar.synthesis.style_layers import leaky
@@ -61,13 +61,28 @@ def gather(
     return mixed[:, :3], mixed[:, 3:]
 
 
-def put_in_place(
-    views: SourceViews,
-    mesh: OnMesh,
-    told: Float[Tensor, "batch column small small"],
-    opacity: Float[Tensor, "batch 1 small small"],
-) -> Gathered:
-    """The photos put into place: beside the head as the rays say, on it as the mesh says.
+class Placing(NamedTuple):
+    """Where the pixels of a picture come from. Resampled by `at`, it makes the same picture larger."""
+
+    shares: Float[Tensor, "batch two_sources 1 size size"]  # sum to 1: of each photo, of each with its sides exchanged
+    shifts: Float[Tensor, "batch two_sources 2 size size"]  # picture sides
+    behind: Float[Tensor, "batch source 1 size size"]  # sum to 1: shares in what is behind the heads
+    covered: Float[Tensor, "batch 1 size size"]  # [0, 1], how far that is what is seen
+    hidden: Float[Tensor, "batch 4 size size"]  # what no photo can show: colour times share, and its share
+    opaque: Float[Tensor, "batch 1 size size"]  # [0, 1], of the rays
+    hints: Float[Tensor, "batch 2 size size"]  # as in `Gathered`
+
+    def at(self, size_px: int) -> Placing:
+        """At another size, bilinear."""
+        parts = [part.flatten(1, -3) for part in self]
+        large = enlarged(torch.cat(parts, 1), size_px).split([part.shape[1] for part in parts], 1)
+        return Placing(*(new.unflatten(1, old.shape[1:-2]) for new, old in zip(large, self, strict=True)))
+
+
+def placing(
+    mesh: OnMesh, told: Float[Tensor, "batch column small small"], opacity: Float[Tensor, "batch 1 small small"]
+) -> Placing:
+    """Where the photos are put: beside the head as the rays say, on it as the mesh says.
 
     What no photo shows of one side of the face comes from the other; what none can show has plain colours.
     `told` of the rays: seen, covered, and per photo share and share · displacement.
@@ -85,19 +100,34 @@ def put_in_place(
     shares = shares / shares.sum(1, keepdim=True)
     shift = torch.lerp(per_photo[:, :, 1:] / share, mesh.own[:, :, 1:], fade)
     shifts = torch.cat([shift, mesh.mirrored[:, :, 1:]], 1)
-    found = gather(torch.cat([views.picture, views.picture], 1), shifts, shares)
     known = torch.maximum(visible, mirrored).amax(1)
     seen = torch.lerp(seen, smoothstep(known, *BELIEVED), mesh.fade)
-
-    behind = gather(views.behind, shift, own / own.sum(1, keepdim=True))
-    covered = covered * (1 - mesh.fade)
-    colour, alpha = (torch.lerp(a, b, covered) for a, b in zip(found, behind, strict=True))
     # Teeth and lids are smaller than pixels; the photo's own pixels are smooth already.
     plain = torch.cat([mesh.hidden, torch.ones_like(seen)], 1) * mesh.hidden_share * (1 - seen)
-    hidden, share = functional.avg_pool2d(plain, 3, 1, 1).split([3, 1], 1)
-    beside = alpha * (2 * opacity).clamp(0, 1)
-    alpha = torch.lerp(beside, alpha + (1 - seen) * (1 - alpha), mesh.fade)
-    return Gathered(colour * (1 - share) + hidden, alpha, torch.cat([mesh.fade, seen], 1))
+    return Placing(
+        shares,
+        shifts,
+        own / own.sum(1, keepdim=True),
+        covered * (1 - mesh.fade),
+        functional.avg_pool2d(plain, 3, 1, 1),
+        (2 * opacity).clamp(0, 1),
+        torch.cat([mesh.fade, seen], 1),
+    )
+
+
+def put_in_place(
+    placing: Placing,
+    picture: Float[Tensor, "batch source 4 height width"],
+    behind: Float[Tensor, "batch source 4 small small"],
+) -> Gathered:
+    """The photos' pixels, and those of the bodies behind the heads, where `placing` says."""
+    found = gather(torch.cat([picture, picture], 1), placing.shifts, placing.shares)
+    under = gather(behind, placing.shifts[:, : behind.shape[1]], placing.behind)
+    colour, alpha = (torch.lerp(a, b, placing.covered) for a, b in zip(found, under, strict=True))
+    hidden, share = placing.hidden.split([3, 1], 1)
+    fade, seen = placing.hints.split(1, 1)
+    alpha = torch.lerp(alpha * placing.opaque, alpha + (1 - seen) * (1 - alpha), fade)
+    return Gathered(colour * (1 - share) + hidden, alpha, placing.hints)
 
 
 def pixel_grid(like: Float[Tensor, "*batch height width"]) -> Float[Tensor, "1 2 height width"]:

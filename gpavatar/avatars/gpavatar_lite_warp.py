@@ -199,8 +199,7 @@ class LiteHead(nn.Module):
         """Prepare photos (any colours behind the person)."""
         batch = image.shape[:2]
         image, alpha, flat = image.flatten(0, 1), alpha.flatten(0, 1), map_tensors(pose, lambda t: t.flatten(0, 1))
-        sure = smoothstep(alpha, 0.8, 0.98)
-        picture = torch.cat([grown(image, sure), alpha], 1)
+        picture = spread(image, alpha)
         depth, covered = self._depth(flat, self.drawn, image.shape[-1] // 2)
         seen = self._vert_seen(flat, depth, covered)
         at = flat.camera.project(flat.verts) * 2 - 1
@@ -323,6 +322,13 @@ def grown(
     share = sums[:, -1:]
     coarse = grown(sums[:, :-1] / share.clamp_min(1e-8), (4 * share).clamp(0, 1).ceil())
     return values * weight + functional.interpolate(coarse, scale_factor=2.0, mode="bilinear") * (1 - weight)
+
+
+def spread(
+    image: Float[Tensor, "batch 3 size size"], alpha: Float[Tensor, "batch 1 size size"]
+) -> Float[Tensor, "batch 4 size size"]:
+    """Colours of the person, grown beyond its outline, and alpha."""
+    return torch.cat([grown(image, smoothstep(alpha, 0.8, 0.98)), alpha], 1)
 
 
 def in_frame(at: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,6 +37,24 @@ def test_untrained_head_that_does_not_move_is_its_photo():
     assert wrong.sum() < 0.02 * person_there.sum()
     assert psnr(colour, image, person_there & ~wrong) > 50
     assert (out.alpha - alpha).abs().mean() < 0.02
+
+
+@torch.no_grad()
+def test_larger_photos_give_larger_pictures():
+    """The pixels of the photo where the head is as it was, and the same picture at either size where it is not."""
+    net, at, target = learned(tiny()).eval(), pose(0.2, jawOpen=0.3), pose(0.3)
+    image, alpha = photo(at)
+    fine = functional.interpolate(image, scale_factor=2.0, mode="bicubic").clamp(0, 1)
+    fine += 0.1 * torch.rand(fine.shape, generator=torch.Generator().manual_seed(0))
+    large = functional.interpolate(alpha, scale_factor=2.0)
+    untrained, poses = tiny().eval(), stacked(at)
+    out = untrained(untrained.encode(fine[:, None], large[:, None], poses), at, size_px=2 * SIZE)
+    assert out.image.shape[-1] == 2 * SIZE and psnr(out.image, fine * large, large) > 40
+    made = net.encode(fine[:, None], large[:, None], poses)
+    small, enlarged = net(made, target), net(made, target, size_px=2 * SIZE)
+    assert small.image.shape[-1] == SIZE and (made.fine.shape[-1], enlarged.image.shape[-1]) == (2 * SIZE, 2 * SIZE)
+    again = functional.avg_pool2d(torch.cat([enlarged.image, enlarged.alpha], 1), 2)
+    assert (again - torch.cat([small.image, small.alpha], 1)).abs().mean() < 0.02
 
 
 @torch.no_grad()

@@ -45,6 +45,11 @@ def smiling(params: HeadParams) -> HeadParams:
     return dataclasses.replace(params, expression=params.expression + 0.5)
 
 
+@pytest.fixture(autouse=True)
+def small_photos(monkeypatch):
+    monkeypatch.setattr(gpavatar_lite_method, "FINE_PX", 128)
+
+
 def test_it_is_an_avatar(model):
     assert isinstance(model, Avatar) and isinstance(model, GPAvatarLiteMethod) and len(model.sha256) == 64
 
@@ -68,6 +73,18 @@ def test_from_photos_to_frames_and_back_from_a_file(model, weights, tmp_path):
     assert (there.image - drawn.image).abs().max() < 0.03
     with pytest.raises(InputError, match="give its weights"):
         load_avatar(tmp_path / "me.safetensors", "cpu")
+
+
+@torch.no_grad()
+def test_photos_are_kept_as_large_as_they_can_be_drawn(model):
+    """A photo of the network's size makes pictures of that size, enlarged; a larger one has its own detail."""
+    large, small = model.encode([frame(size=96), frame(0.3, size=64)]), model.encode([frame(size=64), frame(0.3)])
+    sizes = [state.photos.image.shape for state in (large, small)]
+    assert sizes == [(2, 3, 128, 128), (2, 3, 64, 64)]
+    params, camera = smiling(frame().params), frame().camera
+    assert model.person(small).fine is None and model.person(large).fine.shape == (1, 2, 4, 128, 128)
+    drawn, enlarged = (model.render(state, params, camera, 128).image for state in (large, small))
+    assert drawn.shape == enlarged.shape and (drawn - enlarged).abs().mean() > 1e-3
 
 
 @torch.no_grad()
