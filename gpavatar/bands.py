@@ -46,6 +46,15 @@ def in_pieces(count: int, size: int, work: Callable[[int, int], None]) -> None:
         _finish([_pool(os.getpid()).submit(some) for _ in range(threads)])
 
 
+def limit_this_thread(threads: int) -> None:
+    """Tensor operations and bands of this thread take so many threads. (torch.set_num_threads would reach others too.)
+
+    For threads that each do the whole of a task: with every core taken by one of them, helpers only wait.
+    """
+    torch.get_num_threads()  # the first call in a thread sets what the next line changes
+    threadpool_limits(max(1, threads), user_api="openmp")
+
+
 def _finish(waiting: list[Future]) -> None:
     for future in waiting:
         future.result()
@@ -54,10 +63,4 @@ def _finish(waiting: list[Future]) -> None:
 @lru_cache(maxsize=1)
 def _pool(_process_id: int) -> ThreadPoolExecutor:
     """One pool a process: threads do not survive a fork."""
-    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="bands", initializer=_alone)
-
-
-def _alone() -> None:
-    """Tensor operations of this thread have no helpers. (torch.set_num_threads would reach other threads too.)"""
-    torch.get_num_threads()  # the first call in a thread sets what the next line changes
-    threadpool_limits(1, user_api="openmp")
+    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="bands", initializer=limit_this_thread, initargs=(1,))

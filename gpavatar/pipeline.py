@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gpavatar.avatars.base import Avatar, AvatarState, HasPrecision, Reference
+from gpavatar.bands import limit_this_thread
 from gpavatar.building import VIEWS_PER_CLIP, Stage, grown, sources_of
 from gpavatar.face.morphable import MorphableHead
 from gpavatar.media.compose import background_image, parse_background
@@ -291,7 +292,8 @@ class PersonAvatar(Generic[State]):
         frames = driving if isinstance(driving, Prefetch) else prefetch(driving)
         pending: deque[tuple[DrivingFrame, Pose, Future[RenderOutput]]] = deque()
         try:
-            with ThreadPoolExecutor(RENDER_THREADS) as pool:
+            share = torch.get_num_threads() // RENDER_THREADS
+            with ThreadPoolExecutor(RENDER_THREADS, initializer=limit_this_thread, initargs=(share,)) as pool:
                 for frame in frames:
                     pose = retarget(frame.tracked)
                     held = bool(pending) and pending[-1][1] is pose  # a held pose is not drawn again

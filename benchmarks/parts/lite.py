@@ -83,7 +83,7 @@ class LiteScene:
     draw_some = draw
 
     def _output(self) -> LiteOutput:
-        return self._model._drawn(self._state, self._target.params, self._target.camera)
+        return self._model._drawn(self._state, self._target.params, self._target.camera, self.net.config.size_px)
 
     def error(self) -> float:
         """‖what the rays find − the same in float64‖ / ‖…‖."""
