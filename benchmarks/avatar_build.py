@@ -1,6 +1,7 @@
 """How long does InvertAvatar take to make an avatar, and to take in one more frame?
 
 python benchmarks/avatar_build.py                     # configs/invertavatar_lite.yaml, weights by chance
+python benchmarks/avatar_build.py --size small        # that of configs/invertavatar_small.yaml, for a CPU
 python benchmarks/avatar_build.py --size paper        # the paper's size; an accelerator is wanted
 python benchmarks/avatar_build.py --device cuda
 
@@ -38,7 +39,7 @@ from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGS = Path(__file__).parents[1] / "configs"
-SIZES = {"lite": "invertavatar_lite.yaml", "paper": "invertavatar_recurrent.yaml"}
+SIZES = {"small": "invertavatar_small.yaml", "lite": "invertavatar_lite.yaml", "paper": "invertavatar_recurrent.yaml"}
 SETTLED = 8  # frames that an avatar has seen before one more is timed
 
 
@@ -117,7 +118,7 @@ def measure(config: InvertAvatarConfig, gathering: str, device: str, repeats: in
 
 
 def benchmark(
-    size: Literal["lite", "paper"] = "lite",
+    size: Literal["small", "lite", "paper"] = "lite",
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     repeats: int = 5,
 ) -> None:
