@@ -44,6 +44,7 @@ LEAST = 1e-3  # ε: a photo that alone shows a spot is believed however unlike i
 OCCLUDED = (0.10, 0.20)  # units behind what a photo shows at which a point beside the mesh begins and ends to be hidden
 THICKNESS = (0.2, 0.45)  # units from what a photo shows of head and hair within which it is believed to be there
 BUST = 0.98  # head weight below which skin belongs to neck and shoulders
+FULLER = 0.008  # units by which teeth are thicker
 IRIS, PUPIL = 0.87, 0.975  # cosines with the axis of an eyeball beyond which it has these colours
 IRIS_COLOUR = (0.30, 0.20, 0.14)
 HEAD_FADE = (0.5, 0.95)  # head weights between which the mesh's own outline begins to count
@@ -148,6 +149,9 @@ class LiteHead(nn.Module):
         keep("cloud", (~inner).nonzero()[:, 0])  # vertices that space is tied to: skin and eyes
         keep("skin", skin)
 
+        teeth = (head.face_parts == PARTS.index("teeth_upper")) | (head.face_parts == PARTS.index("teeth_lower"))
+        # Rounded teeth leave holes that no photo shows; the photo's own gaps are on fuller ones.
+        keep("fuller", FULLER * vertex_normals(head.mean, head.faces[teeth]))
         at = torch.zeros(len(head.mean), 2)
         at[head.faces[skin_faces].flatten()] = topology.uv[topology.uv_faces[skin_faces].flatten()]
         distance = torch.cdist(at[skin], topology.mediapipe.on(topology.uv, topology.uv_faces))
@@ -167,7 +171,7 @@ class LiteHead(nn.Module):
     def pose(self, params: HeadParams, camera: Camera, offsets: Tensor | None = None) -> HeadPose:
         """Where the vertices are; `offsets` as `landmark_offsets` gives them."""
         params = replace(params, neck_pose=torch.zeros_like(params.neck_pose))
-        verts = self.head.verts(params)
+        verts = self.head.verts(params) + self.fuller
         neck = self.head.with_shape(params.shape).joints[..., SHOULDERS, :]
         return HeadPose(verts if offsets is None else verts + offsets, neck, camera)
 

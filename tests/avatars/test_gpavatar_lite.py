@@ -16,6 +16,8 @@ from gpavatar.avatars.gpavatar_lite import GPAvatarLite, GPAvatarLiteConfig
 from gpavatar.avatars.gpavatar_lite_picture import smoothed
 from gpavatar.avatars.gpavatar_lite_warp import alike, carry, grown
 from gpavatar.camera import Camera
+from gpavatar.face.open_head import PARTS
+from gpavatar.face.raster import rasterize, to_screen
 from gpavatar.face.refine import landmark_offsets
 from tests.avatars.tiny_lite import HEAD, SIZE, learned, person, photo, pose, stacked, tiny
 
@@ -197,6 +199,24 @@ def test_carried_where_the_head_was(turned):
 
 
 @torch.no_grad()
+def test_teeth_stand_side_by_side():
+    """Through the middle of the upper front teeth, from the first to the last, there is nothing but teeth."""
+    parts = HEAD.head.face_parts
+    teeth = parts == PARTS.index("teeth_upper")
+    at = pose(0.0, jawOpen=0.6, mouthSmileLeft=0.8, mouthSmileRight=0.8)
+    front = HEAD.head.faces[teeth].unique()
+    front = front[at.verts[0, front, 2] > at.verts[0, front, 2].max() - 0.08]
+    row = int(at.camera.project(at.verts[:, front])[0, :, 1].quantile(0.7) * 1024)
+    for fuller, whole in ((0, False), (1, True)):
+        verts = at.verts - (1 - fuller) * HEAD.fuller
+        fragments = rasterize(to_screen(verts, at.camera, 1024, 1024), HEAD.drawn, 1024, 1024)
+        inside = at.camera.project(verts[:, front])[0, :, 0] * 1024
+        seen = parts[parts != PARTS.index("lashes")][
+            fragments.face_ids[0, row, int(inside.min()) + 4 : int(inside.max()) - 4]
+        ]
+        assert bool((seen == PARTS.index("teeth_upper")).all()) == whole
+
+
 def test_landmark_offsets_of_a_batch():
     at = stacked(pose(0.1), pose(-0.2, jawOpen=0.5))
     at = dataclasses.replace(at, verts=at.verts[0], neck=at.neck[0], camera=at.camera[0])
