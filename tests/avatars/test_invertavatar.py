@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from gpavatar.avatars.animatable_prior import Canonical
 from gpavatar.avatars.gathering import MEMORIES, joined_mean
 from gpavatar.avatars.invertavatar import Evidence, HeadMesh, InvertAvatar, PosedFrame
 from gpavatar.camera import Camera, axis_angle_to_matrix
+from gpavatar.config import load_config
 from gpavatar.face.open_head import OpenHead
+from gpavatar.training.config import TrainConfig
 from gpavatar.types import HeadParams, map_tensors
 from tests.avatars.tiny_invertavatar import tiny_config
 
@@ -46,6 +49,15 @@ def frame(head: OpenHead, generator: torch.Generator, yaw_deg: float = 0.0, batc
     front = Camera.frontal(8.0, 3.0)
     camera = Camera((turn @ front.c2w).expand(batch, 4, 4), front.intrinsics.expand(batch, 4))
     return PosedFrame(torch.rand(batch, 3, 32, 32, generator=generator), head.verts(params), camera)
+
+
+@pytest.mark.parametrize("size", ["small", "lite"])
+def test_the_sizes_that_are_trained_here_draw_256_px_with_at_most_12_million_parameters(size):
+    config = load_config(TrainConfig, Path(__file__).parents[2] / f"configs/invertavatar_{size}.yaml").invertavatar
+    with torch.device("meta"):
+        net = InvertAvatar(config)
+    assert sum(p.numel() for p in net.parameters()) <= 12e6
+    assert net.prior.config.super_resolution.out_size_px == 256
 
 
 def tensors(value) -> list[torch.Tensor]:
