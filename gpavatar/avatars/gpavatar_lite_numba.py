@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gpavatar.avatars.gpavatar_lite_warp import BODY_SHARE, HIDDEN, OCCLUDED, REACH, SHARPNESS, THICKNESS
 from gpavatar.bands import in_pieces
-from gpavatar.field.head_field_numba import ExpressionField, Layer, array
+from gpavatar.field.head_field_numba import ExpressionField, Layer, array, rows_for
 from gpavatar.field.point_field import TINY
 from gpavatar.field.twin import has_bfloat16
 from gpavatar.triplane.bfloat16_numba import narrowed, widened
@@ -133,8 +133,8 @@ class _Entry:
         if not len(kept):
             return
         channels = self._planes.shape[-1]
-        gathered = torch.empty(len(kept), self._layers[0].in_dim, dtype=self._dtype)
-        columns, points = array(gathered), points[kept]
+        gathered = rows_for(self._layers[0], len(kept))
+        columns, points = array(gathered)[: len(kept)], points[kept]
         sum_planes(self._planes, *self._axes, np.clip(points, -1, 1), columns[:, :channels])
         if self._has_points:
             self.expression.look(points, numbers[kept], columns[:, channels : -known.shape[1]])

@@ -24,6 +24,7 @@ from gpavatar.triplane.lookup import AXES
 from gpavatar.triplane.lookup_numba import sum_planes
 
 TILE = 4096  # samples: what a layer reads and writes of them is about as large as a second-level cache
+ROWS = 256  # what a layer is asked of comes in multiples of so many rows; see `rows_for`
 NEAR_TILE = 512  # samples whose neighbours, K times as many rows, go through the point field together
 
 
@@ -66,9 +67,9 @@ class FusedField:
             self._look(points[tile], ray_of[tile], sigma[tile], feats[tile])
 
     def _look(self, points: np.ndarray, ray_of: np.ndarray, sigma: np.ndarray, feats: np.ndarray) -> None:
-        channels = self._planes.shape[-1]
-        gathered = torch.empty(len(points), self._first.in_dim, dtype=self.dtype)
-        columns = array(gathered)
+        channels, num = self._planes.shape[-1], len(points)
+        gathered = rows_for(self._first, num)
+        columns = array(gathered)[:num]
         sum_planes(self._planes, self._columns, self._rows, points, columns[:, :channels])
         if self._points is not None:
             # What is outside the cube is masked later and need not be searched for far away.
@@ -76,10 +77,10 @@ class FusedField:
             self._points.index.query(inside, numbers)
             self._points.look(inside, numbers, columns[:, channels:])
         trunk = self._second(self._first(gathered))
-        densities(array(trunk), points, *self._density, self._beta, sigma)
+        densities(array(trunk)[:num], points, *self._density, self._beta, sigma)
         colour = self._colour(trunk)
-        add_ray_and_relu(array(colour), self._ray, ray_of)
-        colours(array(self._out(colour)), self._widen, feats)
+        add_ray_and_relu(array(colour)[:num], self._ray, ray_of)
+        colours(array(self._out(colour))[:num], self._widen, feats)
 
 
 class ExpressionField:
@@ -109,7 +110,7 @@ class ExpressionField:
         )
         if self._directions:
             to_directions(offsets)
-        codes = torch.empty(numbers.size, self._layer.in_dim, dtype=self._layer.dtype)
+        codes = rows_for(self._layer, numbers.size)
         frequency_codes(offsets, self._scales, array(codes))
         mix_neighbours(array(self._layer(codes)), self._per_vertex, numbers, shares, mixed)
 
@@ -129,6 +130,14 @@ class Layer:
             return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, activation, [], None)
         found = functional.linear(x, self._weight, self._bias)
         return found.relu_() if self._relu else found
+
+
+def rows_for(layer: Layer, num: int) -> Tensor:
+    """A table for `layer` of at least so many rows, the last ones zero: each number of rows that oneDNN has not met
+    lately costs it a compilation, which takes ten times as long as the product."""
+    rows = torch.empty(-(-num // ROWS) * ROWS, layer.in_dim, dtype=layer.dtype)
+    rows[num:] = 0
+    return rows
 
 
 def _first_bias(weights: FoldedField, entry: int, points: ExpressionField | None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from gpavatar.avatars import gpavatar_lite_numba
 from gpavatar.avatars.gpavatar_lite import GPAvatarLite, LiteFrame, LiteSamples
 from gpavatar.avatars.gpavatar_lite_picture import Gathered, PictureConfig, PictureNet
+from gpavatar.field.head_field_numba import ROWS, Layer
 from gpavatar.field.twin import has_bfloat16
 from tests.avatars.tiny_lite import learned, person, pose, tiny
 
@@ -63,6 +64,22 @@ def test_pieces_on_any_threads_change_nothing(monkeypatch, generator):
         torch.set_num_threads(before)
     torch.testing.assert_close(pieces.sigma, whole.sigma, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(pieces.values, whole.values, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_layers_meet_few_numbers_of_rows(monkeypatch, generator):
+    """Each new one would cost a compilation in oneDNN, in every tile of every frame."""
+    rows, ask = set(), Layer.__call__
+
+    def counted(layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        rows.add(len(x))
+        return ask(layer, x)
+
+    monkeypatch.setattr(Layer, "__call__", counted)
+    net = learned(tiny()).eval()
+    for num in (300, 431, 700):
+        net._look(frame_of(net, 1), *places(num, generator))
+    assert rows and all(num % ROWS == 0 for num in rows)
 
 
 @torch.no_grad()
