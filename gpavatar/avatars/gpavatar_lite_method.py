@@ -50,7 +50,7 @@ class GPAvatarLiteState:
 class GPAvatarLiteMethod(LearnedMethod):
     """The method `gpavatar_lite`; implements `gpavatar.avatars.base.Avatar`."""
 
-    name, version = "gpavatar_lite", "1"
+    name, version = "gpavatar_lite", "2"
 
     def __init__(self, device: torch.device | str = "cpu", weights: str | Path | None = None):
         """`weights`: a file of `gpavatar.avatars.checkpoint`. InputError without one, or where it does not fit."""

@@ -1,12 +1,13 @@
 """Avatar states as safetensors files: a nested frozen dataclass of tensors <-> named tensors and text metadata.
 
-Fields are named by their path ("layers.body.verts"). Pictures (3 or 4 channels, [0, 1]) are kept as 8-bit integers,
+Fields are named by their path ("layers.body.verts"). Pictures (annotated "... 3 height width" or 4, [0, 1]) are kept as 8-bit integers,
 everything else as it is. Nothing in the file is executed; every field's name and kind is checked when it is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -21,13 +22,14 @@ from gpavatar.types import InputError, one_line
 
 State = TypeVar("State")
 FORMAT = "gpavatar avatar"
+PICTURE = re.compile(r"\b[34] height width$")  # last axes of colours in [0, 1]
 STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.int32, torch.bool)
 
 
 def save_state(state: Any, path: str | Path, metadata: dict[str, str]) -> None:
     """Write `state`; the file appears under its name only when whole. InputError where it cannot be written."""
     # parts of a state may be one tensor in memory, entries of a file may not
-    tensors = {name: _pack(tensor).clone(memory_format=torch.contiguous_format) for name, tensor in _flatten(state, "")}
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in _flatten(state, "")}
     write_tensors(tensors, Path(path), {"format": FORMAT, **metadata})
 
 
@@ -72,10 +74,14 @@ def load_state(kind: type[State], path: str | Path, expected: dict[str, str]) ->
 
 
 def _flatten(value: Any, prefix: str) -> list[tuple[str, Tensor]]:
-    out = []
+    """The tensors by name, those that their annotation calls pictures as bytes."""
+    out, hints = [], get_type_hints(type(value))
     for field in dataclasses.fields(value):
         inner, name = getattr(value, field.name), prefix + field.name
-        out += _flatten(inner, name + ".") if dataclasses.is_dataclass(inner) else [(name, inner)]
+        if dataclasses.is_dataclass(inner):
+            out += _flatten(inner, name + ".")
+        else:
+            out.append((name, _pack(inner) if PICTURE.search(getattr(hints[field.name], "dim_str", "")) else inner))
     return out
 
 
@@ -100,12 +106,8 @@ def _checked(kind: type[State], tensors: dict[str, Tensor], prefix: str) -> Stat
     return kind(**values)
 
 
-def _is_picture(tensor: Tensor) -> bool:
-    return tensor.ndim == 3 and tensor.shape[0] in (3, 4) and tensor.is_floating_point()
-
-
 def _pack(tensor: Tensor) -> Tensor:
-    return (tensor.clamp(0, 1) * 255).round().to(torch.uint8) if _is_picture(tensor) else tensor
+    return (tensor.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _unpack(tensor: Tensor) -> Tensor:

@@ -24,13 +24,16 @@ class SomeState:
     reference: Reference
     numbers: Float[Tensor, "row 3"]
     indices: Int[Tensor, " index"]
+    photos: Float[Tensor, "source 3 height width"]
+    motions: Float[Tensor, "source 4 4"]
 
 
 @pytest.fixture
 def state(generator) -> SomeState:
     image = torch.rand(3, 8, 8, generator=generator)
     reference = Reference(HeadParams.neutral(4, 52), Camera.frontal(5.0, 2.0), image)
-    return SomeState(reference, torch.randn(5, 3, generator=generator), torch.arange(7))
+    photos, motions = torch.rand(4, 3, 8, 8, generator=generator), torch.randn(4, 4, 4, generator=generator)
+    return SomeState(reference, torch.randn(5, 3, generator=generator), torch.arange(7), photos, motions)
 
 
 @pytest.fixture
@@ -52,8 +55,10 @@ def test_what_is_written_is_read(state, file):
     assert torch.equal(read.numbers, state.numbers) and torch.equal(read.indices, state.indices)
     assert torch.equal(read.reference.camera.c2w, state.reference.camera.c2w)
     assert read.indices.dtype == torch.int64
-    # A picture is kept in 8 bits.
-    assert (read.reference.image - state.reference.image).abs().max() <= 0.5 / 255 + 1e-6
+    # A picture is kept in 8 bits, and nothing else that has four of something.
+    assert torch.equal(read.motions, state.motions)
+    for one, other in ((read.reference.image, state.reference.image), (read.photos, state.photos)):
+        assert 0 < (one - other).abs().max() <= 0.5 / 255 + 1e-6
     assert read_metadata(file) == {"format": FORMAT, **IDENTITY}
 
 
