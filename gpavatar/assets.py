@@ -108,9 +108,19 @@ class _CutOff(_SourceFailed):
 @cache
 def shipped_manifest() -> Manifest:
     """The project's own manifest: in a clone `checkpoints/`, in an installed package `gpavatar/checkpoints/`."""
+    return load_manifest(_shipped("manifest.yaml"))
+
+
+def shipped_weights(method: str) -> Path | None:
+    """The weights of a learned method that come with the project; None where there are none."""
+    path = _shipped(f"{method}.safetensors")
+    return path if path.exists() else None
+
+
+def _shipped(file: str) -> Path:
     package = Path(__file__).parent
-    installed = package / "checkpoints" / "manifest.yaml"
-    return load_manifest(installed if installed.exists() else package.parent / "checkpoints" / "manifest.yaml")
+    installed = package / "checkpoints"
+    return (installed if installed.exists() else package.parent / "checkpoints") / file
 
 
 def load_manifest(path: str | Path) -> Manifest:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from gpavatar.assets import shipped_weights
 from gpavatar.avatars.base import Avatar, AvatarState, HasPrecision, Reference
 from gpavatar.bands import limit_this_thread
 from gpavatar.building import VIEWS_PER_CLIP, Stage, grown, sources_of
@@ -56,8 +57,8 @@ TRACK_SUFFIX = ".npz"
 def load_model(name: str = DEFAULT_METHOD, device: str = "auto", precision: DrawnIn = "exact") -> Avatar:
     """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1").
 
-    A learned method is named by its weights, FILE.safetensors; it draws in float32, or ("fast") with products of
-    bfloat16 where the device has them. InputError for an unknown name or an unfit file.
+    A learned method is named by its weights, FILE.safetensors, where none come with the project; it draws in float32,
+    or ("fast") with products of bfloat16 where the device has them. InputError for an unknown name or an unfit file.
     """
     return _precise(_method(name)(device=choose_device(device)), precision)
 
@@ -78,7 +79,8 @@ def _method(name: str) -> Callable[..., Avatar]:
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METHODS)}"
         raise InputError(f"no method is called {name!r}; {hint}")
     module, _, class_name = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)
+    method, weights = getattr(importlib.import_module(module), class_name), shipped_weights(name)
+    return method if weights is None else partial(method, weights=weights)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,7 +1,8 @@
 """Avatar states as safetensors files: a nested frozen dataclass of tensors <-> named tensors and text metadata.
 
-Fields are named by their path ("layers.body.verts"). Pictures (annotated "... 3 height width" or 4, [0, 1]) are kept as 8-bit integers,
-everything else as it is. Nothing in the file is executed; every field's name and kind is checked when it is read.
+Fields are named by their path ("layers.body.verts"). Pictures, which are annotated "... 3 height width" or with 4, are
+kept as 8-bit integers, everything else as it is. Nothing in the file is executed; every field's name and kind is
+checked when it is read.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def load_state(kind: type[State], path: str | Path, expected: dict[str, str]) ->
     for key, value in expected.items():
         if metadata.get(key) != value:
             found = metadata.get(key, "none")[:80]
-            raise InputError(f"{path} was made for {key} {found!a}, this is {value!a}; make the avatar again")
+            weights = "give its weights as --model FILE.safetensors, or " if key == "weights_sha256" else ""
+            raise InputError(f"{path} was made for {key} {found!a}, this is {value!a}; {weights}make the avatar again")
     with safe_open(path, framework="pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     strange = [name for name, tensor in stored.items() if tensor.dtype not in STORED_TYPES]

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from gpavatar.assets import shipped_weights
 from gpavatar.avatars import gpavatar_lite_method
 from gpavatar.avatars.base import Avatar
 from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, save_weights
@@ -123,6 +124,12 @@ def test_weights_of_another_head_are_refused(tmp_path):
         load_model(str(path), "cpu")
 
 
+def test_by_its_name_it_has_the_weights_of_the_project():
+    shipped = shipped_weights("gpavatar_lite")
+    assert load_model("gpavatar_lite", "cpu").sha256 == load_model(str(shipped), "cpu").sha256
+    assert shipped_weights("gpavatar") is None
+
+
 def test_weights_are_asked_for():
     with pytest.raises(InputError, match="--model FILE"):
-        load_model("gpavatar_lite", "cpu")
+        GPAvatarLiteMethod()
