@@ -62,6 +62,7 @@ class GPAvatarLiteMethod(LearnedMethod):
         self.net.eval().requires_grad_(False).to(self.device)
         self.net.picture.to(memory_format=torch.channels_last)
         self._person: tuple[GPAvatarLiteState, Person] | None = None
+        self._behind: tuple[GPAvatarLiteState, Tensor] | None = None
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarLiteState:
         """The first photo is the reference view and gives the background."""
@@ -87,7 +88,7 @@ class GPAvatarLiteMethod(LearnedMethod):
     ) -> RenderOutput:
         """I = I_network + (1 − α) I_behind."""
         out = self._drawn(state, params, camera, size_px)
-        behind = state.background if background is None else background.to(self.device)
+        behind = self._background(state, size_px) if background is None else background.to(self.device)
         return laid_over(out.image[0], out.alpha[0], behind, size_px)
 
     def depth(
@@ -114,7 +115,15 @@ class GPAvatarLiteMethod(LearnedMethod):
             pose = self.head.pose(photos.params, photos.camera, photos.offsets)
             with torch.no_grad():
                 person = self.net.encode(photos.image[None], photos.alpha[None], map_tensors(pose, lambda t: t[None]))
+            person = dataclasses.replace(person, maps=_channels_last(person.maps), planes=_channels_last(person.planes))
             self._person = kept = (state, person)
+        return kept[1]
+
+    def _background(self, state: GPAvatarLiteState, size_px: int) -> Tensor:
+        """Of the first photo, at this size; that of the last state is kept."""
+        kept = self._behind
+        if kept is None or kept[0] is not state or kept[1].shape[-1] != size_px:
+            self._behind = kept = (state, resized(state.background, size_px))
         return kept[1]
 
     def _drawn(self, state: GPAvatarLiteState, params: HeadParams, camera: Camera, size_px: int) -> LiteOutput:
@@ -130,6 +139,11 @@ class GPAvatarLiteMethod(LearnedMethod):
         offsets = self.head.landmark_offsets(self.head.pose(params, camera), landmarks)
         image, alpha = (resized(one.to(self.device), size)[None] for one in (frame.image, frame.alpha))
         return LitePhotos(image, alpha, params, camera, offsets)
+
+
+def _channels_last(planes: Float[Tensor, "batch plane channel height width"]) -> Tensor:
+    """The same, in memory as the compiled samples (`gpavatar_lite_numba`) read it, without a copy for each frame."""
+    return planes.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
 def _joined(photos: Sequence[LitePhotos]) -> LitePhotos:

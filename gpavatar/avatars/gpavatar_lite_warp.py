@@ -171,9 +171,10 @@ class LiteHead(nn.Module):
     def pose(self, params: HeadParams, camera: Camera, offsets: Tensor | None = None) -> HeadPose:
         """Where the vertices are; `offsets` as `landmark_offsets` gives them."""
         params = replace(params, neck_pose=torch.zeros_like(params.neck_pose))
-        verts = self.head.verts(params) + self.fuller
-        neck = self.head.with_shape(params.shape).joints[..., SHOULDERS, :]
-        return HeadPose(verts if offsets is None else verts + offsets, neck, camera)
+        person = self.head.with_shape(params.shape)
+        moved = person.with_expression(params.expression).posed(params.jaw_pose, params.neck_pose, params.eye_pose)
+        verts = moved + self.fuller
+        return HeadPose(verts if offsets is None else verts + offsets, person.joints[..., SHOULDERS, :], camera)
 
     def landmark_offsets(
         self, pose: HeadPose, landmarks: Float[Tensor, "batch 478 2"]
