@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from gpavatar.interrupt import is_program_of, quiet_while_importing
+from gpavatar.waiting import sleep_soon
 
 if TYPE_CHECKING:
     from gpavatar.camera import Camera
@@ -79,6 +80,7 @@ __all__ = [
 
 if is_program_of("gpavatar"):
     quiet_while_importing()
+    sleep_soon()
 
 
 def __getattr__(name: str):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from gpavatar.interrupt import quiet_while_importing
+from gpavatar.waiting import sleep_soon
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_verb(verbs: dict[str, Verb], argv: Sequence[str] | None, command: str, about: str) -> int:
     """Run `command VERB ...` from a table of verbs; returns the exit code, 2 for a verb that is not in it."""
     quiet_while_importing()
+    sleep_soon()
     argv = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if verb in ("-h", "--help"):

@@ -19,7 +19,8 @@ import gpavatar
 PACKAGE = Path(gpavatar.__file__).parent
 REPOSITORY = PACKAGE.parent
 
-BASE = ["types", "camera", "config", "limits", "version", "assets", "retarget", "streaming", "bands", "interrupt"]
+BASE = ["types", "camera", "config", "limits", "version", "assets", "retarget", "streaming", "bands"]
+BASE += ["interrupt", "waiting"]
 ROW_1 = ["media", "pretrained", "face", "tracking", "data"]
 ROW_2 = ["synthesis", "triplane", "field", "render", "avatars", "training", "evaluation"]
 ALSO = {"avatars": ["media", "face"], "training": ROW_1, "evaluation": ROW_1}
