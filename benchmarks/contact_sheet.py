@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 import gpavatar
 from gpavatar.assets import fetch
 from gpavatar.media.image import resize_u8, write_image
-from gpavatar.pipeline import PoseMode
+from gpavatar.pipeline import DEFAULT_METHOD, PoseMode
 from gpavatar.retarget import ExpressionMode
 
 
@@ -24,6 +24,7 @@ def main(
     photos: Annotated[list[Path], tyro.conf.Positional] = [],  # noqa: B006 (tyro reads the default)
     driving: Path | None = None,
     output: Path = Path("outputs/contact_sheet.jpg"),
+    model: str = DEFAULT_METHOD,
     moments: int = 6,
     size: int = 256,
     pose: PoseMode = "driving",
@@ -37,6 +38,7 @@ def main(
         photos: one row each; the demo's photo where none is given
         driving: the clip that drives; the demo's where none is given
         output: where the picture goes
+        model: as in `gpavatar reenact`
         moments: columns, evenly spread over the clip
         size: pixels a cell
         pose: as in `gpavatar reenact`
@@ -50,9 +52,9 @@ def main(
     heading = [np.zeros((size, size, 3), np.uint8)]
     heading += [square(frame.image_u8, size) for index, frame in enumerate(frames) if index in chosen]
     rows = [np.concatenate(heading, 1)]
-    model = gpavatar.load_model()
+    method = gpavatar.load_model(model)
     for photo in photos:
-        avatar = gpavatar.create_avatar([photo], model)
+        avatar = gpavatar.create_avatar([photo], method)
         row = [square(gpavatar.to_u8(avatar.reference.image), size)]
         # the first frame, the reference that relative motion starts from, is always among the chosen
         picked = [frame for index, frame in enumerate(frames) if index in chosen]

@@ -64,7 +64,7 @@ def end_to_end(
     report = {"machine": machine, "commit": code_version(), "load": os.getloadavg()[0], "method": name}
     report |= {"precision": precision, "runs": list(map(asdict, runs))}
     RESULTS.mkdir(exist_ok=True)
-    file = "end_to_end" if name == DEFAULT_METHOD else f"end_to_end_{name}"
+    file = "end_to_end" if name == "textured_mesh" else f"end_to_end_{name}"
     (RESULTS / f"{file}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (RESULTS / f"{file}.md").write_text(_table(runs, report), encoding="utf-8")
     print(_table(runs, report))

@@ -46,7 +46,7 @@ METHODS = {  # name -> module:class
     "gpavatar_lite": "gpavatar.avatars.gpavatar_lite_method:GPAvatarLiteMethod",
 }
 WEIGHTS_SUFFIX = ".safetensors"  # a model that is named by such a file is the learned method whose weights it holds
-DEFAULT_METHOD = "textured_mesh"
+DEFAULT_METHOD = "gpavatar_lite"  # what comes with the project and draws best (docs/reproduction.md)
 DEFAULT_SIZE_PX = 512
 DRIVING_SIDE_PX = 1280  # a larger driving frame is scaled down as it is decoded
 LOOKAHEAD_S = 2.0  # of the driver are tracked before its first frame comes out: they decide the driver's shape

@@ -24,6 +24,7 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from gpavatar.avatars.method import LearnedMethod
 from gpavatar.building import VIEWS_PER_CLIP
 from gpavatar.config import run_program, warnings_in_lines
 from gpavatar.media.align import CropBox, head_crop, resample_u8
@@ -66,7 +67,8 @@ class Options:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where to write (default: outputs/SOURCE_DRIVING.mp4, or .png where an image drives)."""
     model: str | None = None
-    """The method, or the weights of a learned one, FILE.safetensors (default: textured_mesh, or the saved avatar's)."""
+    """The method, or the weights of a learned one, FILE.safetensors (default: gpavatar_lite, or the saved
+    avatar's). The weights of gpavatar_lite are for research; textured_mesh needs none and is free for any use."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     precision: DrawnIn = "exact"
@@ -125,6 +127,7 @@ class Sidecar:
     peak_memory_mb: float
     model: str
     model_sha256: str
+    research_only: bool  # by the card of its weights
     commit: str
     inputs: list[dict[str, str]]  # path, sha256
     driving_broken_at_s: float | None  # where the driving file broke off, if it did
@@ -185,6 +188,7 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         peak_memory_mb=round(peak_memory_mb(), 1),
         model=avatar.model.name,
         model_sha256=avatar.model.sha256,
+        research_only=isinstance(avatar.model, LearnedMethod) and avatar.model.research_only,
         commit=code_version(),
         inputs=[{"path": str(p), "sha256": of.sha256} for p, of in zip(options.inputs, marks.inputs, strict=True)],
         driving_broken_at_s=clip.broken_at_s,
@@ -201,6 +205,8 @@ def reenact(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     print(f"{written}: {num_frames} frames, {num_tracked} tracked, {sidecar.fps:g} frames/s")
     if avatar.left_out.faults:
         print(avatar.left_out)
+    if sidecar.research_only:
+        print(f"the weights of {sidecar.model} are for research only; --model textured_mesh is free for any use")
     if sidecar.partial:
         print(f"interrupted: what was done is in {written}", file=sys.stderr)
     return 130 if sidecar.partial else 0

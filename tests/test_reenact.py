@@ -87,6 +87,7 @@ def test_a_track_drives_an_avatar(flat_avatar: Path, make_track, tmp_path: Path)
     sidecar = json.loads(out.with_suffix(".json").read_text())
     assert (sidecar["frames"], sidecar["frames_tracked"], sidecar["partial"]) == (12, 10, False)
     assert (sidecar["model"], sidecar["model_sha256"], sidecar["label"]) == ("flat", "0" * 64, "AI-generated")
+    assert sidecar["research_only"] is False
     assert sidecar["inputs"] == [{"path": str(path), "sha256": sha256_of(path)} for path in (flat_avatar, track)]
     assert {"setup", "render", "compose", "write", "total"} <= set(sidecar["seconds"])
     assert sidecar["fps"] == pytest.approx(12 / sidecar["seconds"]["total"], rel=0.02)

@@ -27,6 +27,7 @@ T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 FORMAT = "gpavatar weights"
 ANY_HEAD = "any"
+RESEARCH_ONLY = "**Research only**"  # in a card
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class WeightsInfo:
     head_sha256: str
     config_yaml: str
     card: str = ""
+
+    @property
+    def research_only(self) -> bool:
+        """By the card: what the weights were trained on may not serve other ends."""
+        return RESEARCH_ONLY in self.card
 
 
 @dataclass(frozen=True)

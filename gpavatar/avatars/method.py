@@ -32,6 +32,7 @@ class LearnedMethod:
     name: str
     version: str  # of the method: changes when the same weights and photos give other pictures or another state
     head: NamedHead
+    research_only: bool  # by the card of the weights
 
     def __init__(self, device: torch.device | str):
         self.device = torch.device(device)
@@ -41,7 +42,7 @@ class LearnedMethod:
         if weights is None:
             raise InputError(f"{self.name} is a learned method: give its weights as --model FILE.safetensors")
         read = read_weights(weights, config)
-        self._weights_sha256 = read.sha256
+        self._weights_sha256, self.research_only = read.sha256, read.info.research_only
         return read
 
     @staticmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from gpavatar.avatars.checkpoint import ANY_HEAD, WeightsInfo, config_yaml, save_weights
+from gpavatar.avatars.checkpoint import ANY_HEAD, RESEARCH_ONLY, WeightsInfo, config_yaml, save_weights
 from gpavatar.data.module import ShardDataModule
 from gpavatar.media.files import whole_file
 from gpavatar.training.checkpointing import Checkpoints
@@ -54,7 +54,7 @@ def model_card(config: TrainConfig, data: ShardDataModule, progress: Progress) -
     tiers = ", ".join(f"{sum(clip.tier == tier for clip in clips)} {tier}" for tier in sorted({c.tier for c in clips}))
     licences = "; ".join(sorted({clip.licence for clip in clips}))
     use = (
-        "**Research only**: some of the clips were filmed for other purposes and may not serve commercial ones."
+        f"{RESEARCH_ONLY}: some of the clips were filmed for other purposes and may not serve commercial ones."
         if research
         else "Trained on clips of tier open alone."
     )

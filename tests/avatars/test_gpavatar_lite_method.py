@@ -130,6 +130,10 @@ def test_by_its_name_it_has_the_weights_of_the_project():
     assert shipped_weights("gpavatar") is None
 
 
+def test_who_may_use_the_weights(model):
+    assert load_model("gpavatar_lite", "cpu").research_only and not model.research_only
+
+
 def test_weights_are_asked_for():
     with pytest.raises(InputError, match="--model FILE"):
         GPAvatarLiteMethod()
