@@ -185,7 +185,8 @@ def test_a_real_photo_driven_by_a_real_clip(photo: Path, clip: Path, tmp_path: P
         assert len(list(container.decode(video))) == 10
         assert sound.codec_context.name == "aac"
     sidecar = json.loads(out.with_suffix(".json").read_text())
-    assert sidecar["frames_tracked"] == 10 and sidecar["model"] == "textured_mesh"
+    assert sidecar["frames_tracked"] == 10
+    assert (sidecar["model"], sidecar["research_only"]) == ("gpavatar_lite", True)
     assert {"setup", "encode", "decode", "track", "render", "compose", "write", "total"} == set(sidecar["seconds"])
 
     assert run(saved, photo, "-o", tmp_path / "still.png", "--size", 128, "--device", "cpu") == 0
