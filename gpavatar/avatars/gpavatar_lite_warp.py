@@ -46,6 +46,7 @@ THICKNESS = (0.2, 0.45)  # units from what a photo shows of head and hair within
 BUST = 0.98  # head weight below which skin belongs to neck and shoulders
 FULLER = 0.008  # units by which teeth are thicker
 IRIS, PUPIL = 0.87, 0.975  # cosines with the axis of an eyeball beyond which it has these colours
+ENAMEL = (0.98, 0.87, 0.79)  # of teeth no photo shows: lit less than skin; the networks take the warmth away again
 IRIS_COLOUR = (0.30, 0.20, 0.14)
 HEAD_FADE = (0.5, 0.95)  # head weights between which the mesh's own outline begins to count
 
@@ -349,7 +350,9 @@ def hidden_colours(mesh: OpenHead) -> tuple[Float[Tensor, "vert 3"], Float[Tenso
         own = mesh.faces[mesh.face_parts == PARTS.index(name)].unique()
         depth = mesh.mean[own, 2]
         shade = 1.0 if name.startswith("eye") else 0.2 + 0.8 * smoothstep(depth, depth.min(), depth.max())[:, None]
-        colours[own] = torch.tensor(plain) / SKIN_LUMA * shade * (0.75 if name.startswith("teeth") else 1)
+        colours[own] = torch.tensor(plain) / SKIN_LUMA * shade
+        if name.startswith("teeth"):
+            colours[own] *= torch.tensor(ENAMEL)
         share[own] = 0.5 if name.startswith("eye") else 1.0
         if name.startswith("eye"):
             away = functional.normalize(mesh.mean[own] - mesh.mean[own].mean(0), dim=-1)[:, 2]
