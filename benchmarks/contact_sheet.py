@@ -1,7 +1,7 @@
 """How does it look? Photos down, moments of a driving clip across: `python benchmarks/contact_sheet.py -h`.
 
-Made to be judged by eye at full size; numbers are in the other programs. The sheet in the docs is of freely usable
-photos only (docs/textured_mesh.md names them).
+Made to be judged by eye at full size; numbers are in the other programs. The sheets in the docs are of freely usable
+photos only (docs/gpavatar_lite.md and docs/textured_mesh.md name them).
 """
 
 from __future__ import annotations

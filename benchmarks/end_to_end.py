@@ -1,7 +1,7 @@
 """How fast does reenact run from the command to the finished file, tracking included?
 
 python benchmarks/end_to_end.py                               # writes benchmarks/results/end_to_end.{json,md}
-python benchmarks/end_to_end.py --model lite.safetensors      # end_to_end_gpavatar_lite.{json,md}
+python benchmarks/end_to_end.py --model gpavatar_lite          # end_to_end_gpavatar_lite.{json,md}
 
 Runs the program as a user does, a process per run, on the demo's photo and clip, and reads its sidecar. The best of the
 repeats is reported: on a shared machine the others measure its neighbours.
@@ -26,7 +26,7 @@ import tyro
 from gpavatar.assets import fetch
 from gpavatar.avatars.checkpoint import read_info
 from gpavatar.config import run_program
-from gpavatar.pipeline import DEFAULT_METHOD, WEIGHTS_SUFFIX, DrawnIn
+from gpavatar.pipeline import WEIGHTS_SUFFIX, DrawnIn
 from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +53,7 @@ class Run:
 def end_to_end(
     sizes: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["-s"])] = (256, 512),
     repeats: int = 3,
-    model: str = DEFAULT_METHOD,
+    model: str = "textured_mesh",
     precision: DrawnIn = "exact",
     seconds: float | None = None,
 ) -> None:

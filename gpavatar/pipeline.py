@@ -294,7 +294,7 @@ class PersonAvatar(Generic[State]):
         frames = driving if isinstance(driving, Prefetch) else prefetch(driving)
         pending: deque[tuple[DrivingFrame, Pose, Future[RenderOutput]]] = deque()
         try:
-            share = torch.get_num_threads() // RENDER_THREADS
+            share = -(-torch.get_num_threads() // RENDER_THREADS)
             with ThreadPoolExecutor(RENDER_THREADS, initializer=limit_this_thread, initargs=(share,)) as pool:
                 for frame in frames:
                     pose = retarget(frame.tracked)

@@ -14,4 +14,5 @@ SPINS = 10_000
 
 def sleep_soon() -> None:
     """For this process, where nothing else was asked for."""
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

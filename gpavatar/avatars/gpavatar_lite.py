@@ -54,7 +54,7 @@ from gpavatar.synthesis.style_unet import StyleUNetConfig
 from gpavatar.triplane.attention import AttentionConfig, PlaneAttention
 from gpavatar.triplane.encoder import CanonicalEncoder, EncoderConfig, align
 from gpavatar.triplane.lookup import sample_planes
-from gpavatar.types import map_tensors
+from gpavatar.types import InputError, map_tensors
 
 SHELL = (-0.06, 0.12)  # units before and behind the relief in which most samples of a ray lie
 SKIN = (0.02, 0.03)  # units: where behind the relief the person is densest, and how thick
@@ -181,9 +181,12 @@ class GPAvatarLite(nn.Module):
     ) -> Person:
         """Photos, mattes and the heads in them -> what a person is driven from. Once per person.
 
-        Photos that are larger than the network, with sides that are powers of two, are kept for `forward`'s `size_px`.
+        Photos that are larger than the network are kept for `forward`'s `size_px`. InputError where their side is no
+        power of two.
         """
         batch, sources = image.shape[:2]
+        if image.shape[-1] & (image.shape[-1] - 1):
+            raise InputError(f"photos of {image.shape[-1]} px: give sides that are powers of two, such as 256 or 512")
         large, fine = image.shape[-1] > self.config.size_px, None
         if large:
             fine = spread(image.flatten(0, 1), alpha.flatten(0, 1)).unflatten(0, (batch, sources))

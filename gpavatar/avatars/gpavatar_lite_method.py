@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,8 +26,12 @@ from gpavatar.field.twin import Precision
 from gpavatar.types import HeadParams, InputError, RenderOutput, SourceFrame, map_tensors
 
 MAX_PHOTOS = 8  # that are kept: what a frame costs and a state holds has an end
+KEPT = 8  # states that are ready to be drawn: `reenact --watch-build` draws that many side by side
 FINE_PX = 512  # side of the photos where they have more than the network
 ANGLE_DEG = 15.0  # a turn that makes two photos as different as a change of expression by 0.5 (`data/sampling.py`)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,15 +68,14 @@ class GPAvatarLiteMethod(LearnedMethod):
         self.net = read.fill(lambda: GPAvatarLite(read.config, self.head))
         self.net.eval().requires_grad_(False).to(self.device)
         self.net.picture.to(memory_format=torch.channels_last)
-        self._person: tuple[GPAvatarLiteState, Person] | None = None
-        self._behind: tuple[GPAvatarLiteState, Tensor] | None = None
+        self._people, self._behind = _Latest(), _Latest()
 
     def encode(self, frames: Sequence[SourceFrame]) -> GPAvatarLiteState:
         """The first photo is the reference view and gives the background."""
         first = frames[0]
         reference = map_tensors(Reference(first.params, first.camera, first.image), self._moved)
         background = behind_person(first).to(self.device)
-        size = FINE_PX if first.image.shape[-1] > self.net.config.size_px else self.net.config.size_px
+        size = self._sizes[first.image.shape[-1] > self.net.config.size_px]
         photos = _joined([self._photo(frame, size) for frame in frames])
         return GPAvatarLiteState(reference, _most_different(photos), background)
 
@@ -101,30 +107,33 @@ class GPAvatarLiteMethod(LearnedMethod):
     def load(self, path: str | Path) -> GPAvatarLiteState:
         """Read what `save` wrote; InputError where it was made with other weights or another head."""
         state = load_state(GPAvatarLiteState, path, self._identity())
-        sizes, verts = (self.net.config.size_px, FINE_PX), len(self.head.head.mean)
-        found = state.photos.image.shape[-1] in sizes, state.photos.offsets.shape[1] == verts
+        verts = len(self.head.head.mean)
+        found = state.photos.image.shape[-1] in self._sizes, state.photos.offsets.shape[1] == verts
         if not all(found) or state.photos.params.shape.shape[-1] != self.head.head.n_shape:
             raise InputError(f"{path}: its sizes are not those of this model; make the avatar again")
         return map_tensors(state, lambda t: t.to(self.device, torch.float32 if t.is_floating_point() else t.dtype))
 
     def person(self, state: GPAvatarLiteState) -> Person:
-        """The photos as the network takes them; that of the last state is kept."""
-        kept = self._person
-        if kept is None or kept[0] is not state:
+        """The photos as the network takes them; those of the last states are kept."""
+
+        def made() -> Person:
             photos = state.photos
             pose = self.head.pose(photos.params, photos.camera, photos.offsets)
             with torch.no_grad():
                 person = self.net.encode(photos.image[None], photos.alpha[None], map_tensors(pose, lambda t: t[None]))
-            person = dataclasses.replace(person, maps=_channels_last(person.maps), planes=_channels_last(person.planes))
-            self._person = kept = (state, person)
-        return kept[1]
+            return dataclasses.replace(person, maps=_channels_last(person.maps), planes=_channels_last(person.planes))
+
+        return self._people(state, 0, made)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Of photos: small, large."""
+        small = self.net.config.size_px
+        return small, max(FINE_PX, small)
 
     def _background(self, state: GPAvatarLiteState, size_px: int) -> Tensor:
-        """Of the first photo, at this size; that of the last state is kept."""
-        kept = self._behind
-        if kept is None or kept[0] is not state or kept[1].shape[-1] != size_px:
-            self._behind = kept = (state, resized(state.background, size_px))
-        return kept[1]
+        """Of the first photo, at this size; those of the last states are kept."""
+        return self._behind(state, size_px, lambda: resized(state.background, size_px))
 
     def _drawn(self, state: GPAvatarLiteState, params: HeadParams, camera: Camera, size_px: int) -> LiteOutput:
         params = map_tensors(dataclasses.replace(params, shape=state.reference.params.shape), self._moved)
@@ -139,6 +148,25 @@ class GPAvatarLiteMethod(LearnedMethod):
         offsets = self.head.landmark_offsets(self.head.pose(params, camera), landmarks)
         image, alpha = (resized(one.to(self.device), size)[None] for one in (frame.image, frame.alpha))
         return LitePhotos(image, alpha, params, camera, offsets)
+
+
+class _Latest(Generic[T]):
+    """What is made of the last states, once, whichever of the threads that draw asks first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, int], tuple[GPAvatarLiteState, T]] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, state: GPAvatarLiteState, size_px: int, make: Callable[[], T]) -> T:
+        """`make()` of this state and size, or what it gave before; the state is held, so that its id stays its own."""
+        key = id(state), size_px
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = state, make()
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key][1]
 
 
 def _channels_last(planes: Float[Tensor, "batch plane channel height width"]) -> Tensor:

@@ -166,7 +166,8 @@ class PictureNet(nn.Module):
         precision: Precision = "reference",
     ) -> Float[Tensor, "batch 6 size size"]:
         """Raw corrections, zero before training."""
-        if choose_twin(precision, feats.device, torch.is_grad_enabled()) == "numba":
+        whole = base.colour.shape[-1] // 2 % feats.shape[-1] == 0  # pixels to a ray, as the compiled twin has them
+        if whole and choose_twin(precision, feats.device, torch.is_grad_enabled()) == "numba":
             from gpavatar.avatars import gpavatar_lite_picture_numba
 
             fast = precision == "fast" and has_bfloat16(feats.device)

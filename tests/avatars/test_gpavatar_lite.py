@@ -211,12 +211,12 @@ def test_teeth_stand_side_by_side():
         verts = at.verts - (1 - fuller) * HEAD.fuller
         fragments = rasterize(to_screen(verts, at.camera, 1024, 1024), HEAD.drawn, 1024, 1024)
         inside = at.camera.project(verts[:, front])[0, :, 0] * 1024
-        seen = parts[parts != PARTS.index("lashes")][
-            fragments.face_ids[0, row, int(inside.min()) + 4 : int(inside.max()) - 4]
-        ]
+        across = slice(int(inside.min()) + 4, int(inside.max()) - 4)
+        seen = parts[parts != PARTS.index("lashes")][fragments.face_ids[0, row, across]]
         assert bool((seen == PARTS.index("teeth_upper")).all()) == whole
 
 
+@torch.no_grad()
 def test_landmark_offsets_of_a_batch():
     at = stacked(pose(0.1), pose(-0.2, jawOpen=0.5))
     at = dataclasses.replace(at, verts=at.verts[0], neck=at.neck[0], camera=at.camera[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -86,6 +87,21 @@ def test_photos_are_kept_as_large_as_they_can_be_drawn(model):
     assert model.person(small).fine is None and model.person(large).fine.shape == (1, 2, 4, 128, 128)
     drawn, enlarged = (model.render(state, params, camera, 128).image for state in (large, small))
     assert drawn.shape == enlarged.shape and (drawn - enlarged).abs().mean() > 1e-3
+
+
+@torch.no_grad()
+def test_drawn_by_two_threads_side_by_side(model, monkeypatch):
+    """Two states at two sizes, each made ready once, give what one thread after the other gives."""
+    states, params, camera = [model.encode([frame(yaw)]) for yaw in (0.0, 0.3)], smiling(frame().params), frame().camera
+    asked = [(number, size) for _ in range(3) for number in (0, 1) for size in (64, 128)]
+    alone = [model.render(states[number], params, camera, size).image for number, size in asked]
+    fresh, made = [dataclasses.replace(state) for state in states], []
+    encode = model.net.encode
+    monkeypatch.setattr(model.net, "encode", lambda *photos: made.append(1) or encode(*photos))
+    with ThreadPoolExecutor(2) as pool:
+        drawn = pool.map(lambda one: model.render(fresh[one[0]], params, camera, one[1]).image, asked)
+        assert all(torch.equal(one, other) for one, other in zip(drawn, alone, strict=True))
+    assert len(made) == len(states)
 
 
 @torch.no_grad()
