@@ -16,7 +16,8 @@ from jaxtyping import UInt8
 import gpavatar
 from gpavatar.assets import fetch
 from gpavatar.media.image import resize_u8, write_image
-from gpavatar.pipeline import DEFAULT_METHOD, PoseMode
+from gpavatar.methods import DEFAULT_METHOD
+from gpavatar.pipeline import PoseMode
 from gpavatar.retarget import ExpressionMode
 
 

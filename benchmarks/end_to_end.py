@@ -26,7 +26,7 @@ import tyro
 from gpavatar.assets import fetch
 from gpavatar.avatars.checkpoint import read_info
 from gpavatar.config import run_program
-from gpavatar.pipeline import WEIGHTS_SUFFIX, DrawnIn
+from gpavatar.methods import WEIGHTS_SUFFIX, DrawnIn
 from gpavatar.version import code_version
 
 RESULTS = Path(__file__).parent / "results"

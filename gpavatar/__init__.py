@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpavatar.media.image import read_image, to_u8
     from gpavatar.media.provenance import Marks
     from gpavatar.media.writer import open_writer, write_image
+    from gpavatar.methods import load_model
     from gpavatar.pipeline import (
         DrivenFrame,
         DrivingClip,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         create_avatar,
         extend_avatar,
         load_avatar,
-        load_model,
         track_clip,
     )
     from gpavatar.retarget import Pose
@@ -48,7 +48,7 @@ _HOMES = {
     "create_avatar": "pipeline",
     "extend_avatar": "pipeline",
     "load_avatar": "pipeline",
-    "load_model": "pipeline",
+    "load_model": "methods",
     "open_writer": "media.writer",
     "read_image": "media.image",
     "to_u8": "media.image",

@@ -29,7 +29,7 @@ from gpavatar.evaluation.source_copy import SourceCopy
 from gpavatar.evaluation.summary import Summary, summarize
 from gpavatar.evaluation.tables import table_md
 from gpavatar.media.files import whole_file
-from gpavatar.pipeline import choose_device, load_model
+from gpavatar.methods import choose_device, load_model
 from gpavatar.types import InputError
 
 DEFAULT_CONFIG = Path("configs/eval_synthetic.yaml")

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import safetensors
@@ -22,8 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gpavatar.assets import shipped_weights
-from gpavatar.avatars.base import Avatar, AvatarState, HasPrecision, Reference
+from gpavatar.avatars.base import Avatar, AvatarState, Reference
 from gpavatar.bands import limit_this_thread
 from gpavatar.building import VIEWS_PER_CLIP, Stage, grown, sources_of
 from gpavatar.face.morphable import MorphableHead
@@ -31,67 +28,18 @@ from gpavatar.media.compose import background_image, parse_background
 from gpavatar.media.files import check_file, check_range, fit_size
 from gpavatar.media.frames import open_frames
 from gpavatar.media.video import FrameReader, VideoFrame
+from gpavatar.methods import DEFAULT_METHOD, DrawnIn, choose_device, drawing, load_model, method_called
 from gpavatar.retarget import ExpressionMode, Pose, PoseMode, Retargeter
 from gpavatar.streaming import Prefetch, Stopwatch, prefetch
 from gpavatar.tracking.left_out import NOTHING_LEFT_OUT, LeftOut
 from gpavatar.types import InputError, RenderOutput, Track, TrackedFrame, map_tensors
 
 State = TypeVar("State", bound=AvatarState)
-DrawnIn = Literal["exact", "fast"]  # of the precisions of `gpavatar.field.twin`, those with fused kernels
-
-METHODS = {  # name -> module:class
-    "textured_mesh": "gpavatar.avatars.textured_mesh:TexturedMesh",
-    "gpavatar": "gpavatar.avatars.gpavatar_method:GPAvatarMethod",
-    "invertavatar": "gpavatar.avatars.invertavatar_method:InvertAvatarMethod",
-    "gpavatar_lite": "gpavatar.avatars.gpavatar_lite_method:GPAvatarLiteMethod",
-}
-WEIGHTS_SUFFIX = ".safetensors"  # a model that is named by such a file is the learned method whose weights it holds
-DEFAULT_METHOD = "gpavatar_lite"  # what comes with the project and draws best (docs/reproduction.md)
 DEFAULT_SIZE_PX = 512
 DRIVING_SIDE_PX = 1280  # a larger driving frame is scaled down as it is decoded
 LOOKAHEAD_S = 2.0  # of the driver are tracked before its first frame comes out: they decide the driver's shape
 RENDER_THREADS = 2  # frames drawn side by side: much of drawing one frame keeps one core busy
 TRACK_SUFFIX = ".npz"
-
-
-def load_model(name: str = DEFAULT_METHOD, device: str = "auto", precision: DrawnIn = "exact") -> Avatar:
-    """The method called `name`, ready on `device` ("auto", "cpu", "cuda", "cuda:1").
-
-    A learned method is named by its weights, FILE.safetensors, where none come with the project; it draws in float32,
-    or ("fast") with products of bfloat16 where the device has them. InputError for an unknown name or an unfit file.
-    """
-    return _precise(_method(name)(device=choose_device(device)), precision)
-
-
-def _precise(model: Avatar, precision: DrawnIn) -> Avatar:
-    if isinstance(model, HasPrecision):
-        model.precision = precision
-    return model
-
-
-def _method(name: str) -> Callable[..., Avatar]:
-    if name.endswith(WEIGHTS_SUFFIX):
-        from gpavatar.avatars.checkpoint import read_info
-
-        return partial(_method(read_info(name).method), weights=name)
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METHODS)}"
-        raise InputError(f"no method is called {name!r}; {hint}")
-    module, _, class_name = METHODS[name].partition(":")
-    method, weights = getattr(importlib.import_module(module), class_name), shipped_weights(name)
-    return method if weights is None else partial(method, weights=weights)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one. InputError for one that cannot be used here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise InputError(f"no device is called {name!r}; choose auto, cpu or cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {name}: this machine or this build of torch has no CUDA; choose auto or cpu")
-    return torch.device(name)
 
 
 def parse_face(text: str) -> str | int:
@@ -337,11 +285,11 @@ def create_avatar(
     watch = watch or Stopwatch()
     with watch("setup"):
         if isinstance(model, str):
-            method, place = _method(model), choose_device(device)
+            method, place = method_called(model), choose_device(device)
     with watch("encode"):
         taken = sources_of(sources, default_head(), face, views_per_clip)  # first: a bad photo is found at once
     with watch("setup"):
-        model = _precise(method(device=place), precision) if isinstance(model, str) else model
+        model = drawing(method(device=place), precision) if isinstance(model, str) else model
     with watch("encode"), torch.no_grad():
         if not stages:
             return PersonAvatar(model, model.encode(taken.frames), taken.left_out)

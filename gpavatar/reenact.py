@@ -34,9 +34,8 @@ from gpavatar.media.image import to_u8
 from gpavatar.media.producer import this_producer
 from gpavatar.media.provenance import Ingredient, Marks
 from gpavatar.media.writer import IMAGE_OUT_SUFFIXES, check_output, open_writer
+from gpavatar.methods import DEFAULT_METHOD, DrawnIn
 from gpavatar.pipeline import (
-    DEFAULT_METHOD,
-    DrawnIn,
     DrivingClip,
     DrivingFrame,
     PersonAvatar,

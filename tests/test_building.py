@@ -13,7 +13,7 @@ import torch
 from flat_avatar import FlatAvatar
 from PIL import Image
 
-from gpavatar import pipeline
+from gpavatar import methods
 from gpavatar.building import Stage, grown
 from gpavatar.camera import Camera
 from gpavatar.config import run_program
@@ -76,7 +76,7 @@ def test_what_was_saved_is_built_upon():
 def test_photos_build_an_avatar_that_another_day_adds_to(photo: Path, tmp_path: Path, monkeypatch, capfd):
     """Of three photos a blurred one is left out and counted; the others are seen to be added; a saved avatar takes one
     more."""
-    monkeypatch.setitem(pipeline.METHODS, "flat", "test_building:GreyByNumber")
+    monkeypatch.setitem(methods.METHODS, "flat", "test_building:GreyByNumber")
     monkeypatch.setitem(sys.modules, "test_building", sys.modules[__name__])
     picture = read_image(photo)
     blurred = tmp_path / "blurred.png"

@@ -54,9 +54,9 @@ def test_reenact_photo(photo: Path, clip: Path, tmp_path: Path) -> None:
 @pytest.mark.download
 def test_growing_avatar(photo: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     """Made on one day and added to on the next, by a method that needs no time."""
-    from gpavatar import pipeline
+    from gpavatar import methods
 
-    monkeypatch.setitem(pipeline.METHODS, "flat", "flat_avatar:FlatAvatar")
+    monkeypatch.setitem(methods.METHODS, "flat", "flat_avatar:FlatAvatar")
     example, file = load("growing_avatar"), tmp_path / "me.safetensors"
     example.main(str(file), str(photo), model="flat")
     first = file.read_bytes()

@@ -24,7 +24,7 @@ BASE += ["interrupt", "waiting"]
 ROW_1 = ["media", "pretrained", "face", "tracking", "data"]
 ROW_2 = ["synthesis", "triplane", "field", "render", "avatars", "training", "evaluation"]
 ALSO = {"avatars": ["media", "face"], "training": ROW_1, "evaluation": ROW_1}
-PIPELINE = ["building", "pipeline"]
+PIPELINE = ["methods", "building", "pipeline"]
 PROGRAMS = ["reenact", "track", "train", "eval", "verify", "export", "live", "viewer", "__main__", "__init__"]
 
 # What a name that is imported is called where packages are listed.

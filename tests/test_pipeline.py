@@ -13,10 +13,11 @@ import pytest
 import torch
 from flat_avatar import FlatAvatar, FlatState
 
-from gpavatar import pipeline
+from gpavatar import methods
 from gpavatar.avatars.base import Reference
 from gpavatar.camera import Camera
-from gpavatar.pipeline import DrivingFrame, PersonAvatar, choose_device, load_avatar, load_model, parse_face
+from gpavatar.methods import choose_device, load_model
+from gpavatar.pipeline import DrivingFrame, PersonAvatar, load_avatar, parse_face
 from gpavatar.types import FaceStatus, HeadParams, InputError, TrackedFrame
 
 VIEW = Camera.frontal(distance=10.0, focal=3.0)
@@ -24,7 +25,7 @@ VIEW = Camera.frontal(distance=10.0, focal=3.0)
 
 @pytest.fixture(autouse=True)
 def flat_method(monkeypatch) -> None:
-    monkeypatch.setitem(pipeline.METHODS, "flat", "flat_avatar:FlatAvatar")
+    monkeypatch.setitem(methods.METHODS, "flat", "flat_avatar:FlatAvatar")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import torch
 from flat_avatar import FlatAvatar, FlatState, TinyHead
 from PIL import Image
 
-from gpavatar import pipeline
+from gpavatar import methods, pipeline
 from gpavatar.avatars.base import Reference
 from gpavatar.camera import Camera
 from gpavatar.config import run_program
@@ -37,7 +37,7 @@ HEAD = TinyHead()
 @pytest.fixture
 def flat_avatar(tmp_path: Path, monkeypatch) -> Path:
     """A saved avatar of the method that needs neither photo nor network."""
-    monkeypatch.setitem(pipeline.METHODS, "flat", "flat_avatar:FlatAvatar")
+    monkeypatch.setitem(methods.METHODS, "flat", "flat_avatar:FlatAvatar")
     path = tmp_path / "flat.safetensors"
     reference = Reference(HeadParams.neutral(HEAD.n_shape, HEAD.n_expression), VIEW, torch.full((3, 64, 64), 0.5))
     FlatAvatar(torch.device("cpu")).save(FlatState(reference), str(path))
@@ -137,10 +137,10 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without one
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import flat_avatar
-from gpavatar import pipeline, reenact
+from gpavatar import methods, pipeline, reenact
 from gpavatar.config import run_program
 flat_avatar.FlatAvatar.delay_s = 0.02
-pipeline.METHODS["flat"] = "flat_avatar:FlatAvatar"
+methods.METHODS["flat"] = "flat_avatar:FlatAvatar"
 pipeline.default_head = flat_avatar.TinyHead
 sys.exit(run_program(reenact.reenact, sys.argv[1:]))
 """

@@ -37,8 +37,12 @@ def laid_over(
     return RenderOutput((image + (1 - alpha) * resized(behind, size_px)).clamp(0, 1), alpha)
 
 
-def resized(image: Float[Tensor, "channel height width"], size_px: int) -> Float[Tensor, "channel size size"]:
+def resized(
+    image: Float[Tensor, "*batch channel height width"], size_px: int
+) -> Float[Tensor, "*batch channel size size"]:
     """Bilinear, without aliases; as it is where it has that size."""
     if image.shape[-1] == size_px:
         return image
-    return functional.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]
+    flat = image.reshape(-1, *image.shape[-3:])
+    flat = functional.interpolate(flat, (size_px, size_px), mode="bilinear", antialias=True)
+    return flat.reshape(*image.shape[:-2], size_px, size_px)

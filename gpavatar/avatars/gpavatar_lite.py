@@ -19,6 +19,7 @@ import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gpavatar.avatars.backdrop import resized
 from gpavatar.avatars.gpavatar_lite_picture import (
     Gathered,
     PictureConfig,
@@ -190,7 +191,7 @@ class GPAvatarLite(nn.Module):
         large, fine = image.shape[-1] > self.config.size_px, None
         if large:
             fine = spread(image.flatten(0, 1), alpha.flatten(0, 1)).unflatten(0, (batch, sources))
-            image, alpha = (smaller(x, self.config.size_px) for x in (image, alpha))
+            image, alpha = (resized(x, self.config.size_px) for x in (image, alpha))
         with torch.no_grad():
             views = self.head.views(image, alpha, pose)
         flat, camera = (image * alpha).flatten(0, 1), pose.camera
@@ -381,12 +382,6 @@ class GPAvatarLite(nn.Module):
         if self.config.expression == "none":
             expression = torch.zeros_like(expression)
         return self.radiance(torch.cat([canonical, expression, known], -1))
-
-
-def smaller(image: Float[Tensor, "*batch height width"], size_px: int) -> Float[Tensor, "*batch size size"]:
-    """Bilinear, without aliases."""
-    flat = functional.interpolate(image.flatten(0, -4), (size_px, size_px), mode="bilinear", antialias=True)
-    return flat.unflatten(0, image.shape[:-3])
 
 
 def _picture(values: Float[Tensor, "batch ray channel"], size_px: int) -> Float[Tensor, "batch channel size size"]:

@@ -16,7 +16,7 @@ from gpavatar.avatars.checkpoint import (
     to_half,
 )
 from gpavatar.avatars.gpavatar import GPAvatarConfig
-from gpavatar.pipeline import load_model
+from gpavatar.methods import load_model
 from gpavatar.types import InputError
 from tests.avatars.tiny_gpavatar import tiny_config
 

@@ -14,7 +14,8 @@ from gpavatar.avatars.base import Avatar
 from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, save_weights
 from gpavatar.avatars.gpavatar_lite_method import GPAvatarLiteMethod
 from gpavatar.camera import Camera, axis_angle_to_matrix
-from gpavatar.pipeline import PersonAvatar, load_avatar, load_model
+from gpavatar.methods import load_model
+from gpavatar.pipeline import PersonAvatar, load_avatar
 from gpavatar.retarget import Pose
 from gpavatar.types import HeadParams, InputError, SourceFrame
 from tests.avatars.tiny_lite import HEAD, TINY, learned, photo, pose, tiny

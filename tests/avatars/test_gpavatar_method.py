@@ -14,7 +14,8 @@ from gpavatar.avatars.gpavatar_method import GPAvatarMethod
 from gpavatar.camera import Camera
 from gpavatar.face.open_head import OpenHead
 from gpavatar.field.twin import has_bfloat16
-from gpavatar.pipeline import PersonAvatar, load_avatar, load_model
+from gpavatar.methods import load_model
+from gpavatar.pipeline import PersonAvatar, load_avatar
 from gpavatar.render.captured import Captured
 from gpavatar.retarget import Pose
 from gpavatar.types import HeadParams, InputError, SourceFrame

@@ -13,7 +13,8 @@ from gpavatar.avatars.checkpoint import WeightsInfo, config_yaml, save_weights
 from gpavatar.avatars.invertavatar_method import InvertAvatarMethod
 from gpavatar.camera import Camera
 from gpavatar.face.open_head import OpenHead
-from gpavatar.pipeline import PersonAvatar, load_avatar, load_model
+from gpavatar.methods import load_model
+from gpavatar.pipeline import PersonAvatar, load_avatar
 from gpavatar.retarget import Pose
 from gpavatar.types import HeadParams, InputError, SourceFrame, map_tensors
 from tests.avatars.test_invertavatar import network, tensors

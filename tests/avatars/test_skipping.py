@@ -14,7 +14,7 @@ from gpavatar.avatars.gpavatar_method import GPAvatarMethod, GPAvatarState
 from gpavatar.camera import Camera, axis_angle_to_matrix
 from gpavatar.face.open_head import OpenHead
 from gpavatar.field.point_field import PointFieldConfig
-from gpavatar.pipeline import load_model
+from gpavatar.methods import load_model
 from gpavatar.render.volume import VolumeConfig
 from gpavatar.types import HeadParams, SourceFrame
 from tests.avatars.tiny_gpavatar import tiny_config
